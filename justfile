@@ -1,0 +1,36 @@
+# The menu. Nothing needs `just`: every recipe is a script or a cargo command.
+_default:
+    @just --list
+
+# Chimeway at work, on a private PostgreSQL
+demo *arguments:
+    scripts/demo {{arguments}}
+
+# Every test, or those that match
+test *arguments:
+    scripts/test {{arguments}}
+
+# Tests that need no database
+test-pure *arguments:
+    cargo test -p chimeway --lib {{arguments}}
+
+# The whole gate, as in CI
+check:
+    .ci/run
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Run the tests and take the snapshots they produce
+accept *arguments:
+    INSTA_UPDATE=always scripts/test {{arguments}}
+
+# Refresh the cached statements after a change of SQL
+prepare:
+    scripts/prepare-queries
+
+docs:
+    cargo doc --workspace --no-deps --open
