@@ -1,0 +1,80 @@
+create table chimeway.events (
+    id uuid primary key,
+    tenant_id text not null,
+    workflow_key text not null,
+    workflow_definition_id uuid not null,
+    params jsonb not null,
+    recipients jsonb,
+    correlation_id text,
+    idempotency_key text,
+    occurred_at timestamptz not null,
+    inserted_at timestamptz not null,
+    expand_at timestamptz,
+    expanded_count integer not null default 0,
+    tries integer not null default 0,
+    quarantine_reason text,
+    constraint events_tenant_not_blank check (btrim(tenant_id) <> ''),
+    constraint events_params_object check (jsonb_typeof(params) = 'object')
+);
+comment on table chimeway.events is 'Triggers: each starts one run per recipient';
+comment on column chimeway.events.id is 'Time-ordered id';
+comment on column chimeway.events.tenant_id is 'Whose it is';
+comment on column chimeway.events.workflow_key is 'Which workflow was triggered';
+comment on column chimeway.events.workflow_definition_id is 'The version that was the latest at the trigger; its runs keep it';
+comment on column chimeway.events.params is 'What the host gave; read when a message is rendered, never copied';
+comment on column chimeway.events.recipients is 'Who is notified: [{identity, type?}]; null: the actor_id of params';
+comment on column chimeway.events.correlation_id is 'The host''s own id for following a thing through systems';
+comment on column chimeway.events.idempotency_key is 'Unique per tenant: a repeated trigger returns this event';
+comment on column chimeway.events.occurred_at is 'The instant of the trigger call; runs take it as their start';
+comment on column chimeway.events.inserted_at is 'When the row was written';
+comment on column chimeway.events.expand_at is 'When a worker is to make its runs; null when they are made';
+comment on column chimeway.events.expanded_count is 'How many recipients have their run, where a worker makes them in chunks';
+comment on column chimeway.events.tries is 'How often making the runs failed';
+comment on column chimeway.events.quarantine_reason is 'Why it was set aside; null: it was not';
+create unique index events_idempotency_key_unique on chimeway.events (tenant_id, idempotency_key)
+    where idempotency_key is not null;
+create index events_due on chimeway.events (expand_at) where expand_at is not null;
+
+create table chimeway.notifications (
+    id uuid primary key,
+    event_id uuid not null,
+    tenant_id text not null,
+    recipient text not null,
+    recipient_type text,
+    inserted_at timestamptz not null,
+    seen_at timestamptz,
+    read_at timestamptz,
+    archived_at timestamptz,
+    constraint notifications_recipient_unique unique (event_id, recipient)
+) with (fillfactor = 85);
+comment on table chimeway.notifications is 'One recipient''s copy of an event; also that recipient''s inbox item';
+comment on column chimeway.notifications.id is 'Time-ordered id';
+comment on column chimeway.notifications.event_id is 'Of which event';
+comment on column chimeway.notifications.tenant_id is 'Whose it is';
+comment on column chimeway.notifications.recipient is 'Who is notified, in the host''s words';
+comment on column chimeway.notifications.recipient_type is 'What the recipient is (user, team), where the host says so';
+comment on column chimeway.notifications.inserted_at is 'When it was made';
+comment on column chimeway.notifications.seen_at is 'When it was first listed before the recipient''s eyes';
+comment on column chimeway.notifications.read_at is 'When it was opened';
+comment on column chimeway.notifications.archived_at is 'When it was put away';
+create index notifications_inbox on chimeway.notifications (tenant_id, recipient, id);
+
+create table chimeway.recipients (
+    tenant_id text not null,
+    identity text not null,
+    type text,
+    addresses jsonb not null default '{}',
+    locale text,
+    time_zone text,
+    updated_at timestamptz not null,
+    primary key (tenant_id, identity),
+    constraint recipients_addresses_object check (jsonb_typeof(addresses) = 'object')
+);
+comment on table chimeway.recipients is 'How people are reached; read when a message is claimed, so that a corrected address counts at once';
+comment on column chimeway.recipients.tenant_id is 'Whose it is';
+comment on column chimeway.recipients.identity is 'Who, in the host''s words';
+comment on column chimeway.recipients.type is 'What the recipient is, where the host says so';
+comment on column chimeway.recipients.addresses is 'Channel to address';
+comment on column chimeway.recipients.locale is 'Language and region (BCP 47)';
+comment on column chimeway.recipients.time_zone is 'IANA name';
+comment on column chimeway.recipients.updated_at is 'When it was last written';

@@ -1,0 +1,88 @@
+create table chimeway.workflow_runs (
+    id uuid primary key,
+    notification_id uuid,
+    workflow_definition_id uuid not null,
+    current_step_id uuid not null,
+    started_at timestamptz not null,
+    last_transition_at timestamptz not null,
+    wake_at timestamptz,
+    suspended_until timestamptz,
+    ended_at timestamptz,
+    visit integer not null,
+    transition_count integer not null,
+    tries integer not null default 0,
+    tenant_id text not null,
+    actor_id text not null,
+    state text not null,
+    status_reason text not null,
+    terminal_reason text,
+    quarantine_reason text,
+    pending_signals text[] not null default '{}',
+    status_context jsonb not null default '{}',
+    context jsonb not null default '{}',
+    constraint workflow_runs_state check (state in ('active', 'waiting', 'completed', 'stopped', 'failed')),
+    constraint workflow_runs_ended check ((state in ('completed', 'stopped', 'failed')) = (ended_at is not null)),
+    constraint workflow_runs_terminal_reason check ((ended_at is null) = (terminal_reason is null)),
+    constraint workflow_runs_terminal_sleeps check (ended_at is null or wake_at is null),
+    constraint workflow_runs_waiting check (state <> 'waiting' or suspended_until is not null)
+) with (fillfactor = 70);
+comment on table chimeway.workflow_runs is 'The State Spine: one row says where a run is and why';
+comment on column chimeway.workflow_runs.id is 'Time-ordered id';
+comment on column chimeway.workflow_runs.notification_id is 'The notification it is for';
+comment on column chimeway.workflow_runs.workflow_definition_id is 'The version it follows to its end';
+comment on column chimeway.workflow_runs.current_step_id is 'The step it is in, or ended in';
+comment on column chimeway.workflow_runs.started_at is 'The instant of the trigger; a signal from then on counts';
+comment on column chimeway.workflow_runs.last_transition_at is 'When its history last grew';
+comment on column chimeway.workflow_runs.wake_at is 'When a worker is to look at it: a wait''s end, a step to enter; null: nothing is due';
+comment on column chimeway.workflow_runs.suspended_until is 'When the current wait ends by itself';
+comment on column chimeway.workflow_runs.ended_at is 'When it ended; null: it is live';
+comment on column chimeway.workflow_runs.visit is 'How many steps it has entered; fences what belongs to an earlier one';
+comment on column chimeway.workflow_runs.transition_count is 'The length of its history; the next line''s sequence is one more';
+comment on column chimeway.workflow_runs.tries is 'How often deciding it failed';
+comment on column chimeway.workflow_runs.tenant_id is 'Whose it is';
+comment on column chimeway.workflow_runs.actor_id is 'The recipient: whose signals it listens to';
+comment on column chimeway.workflow_runs.state is 'active, waiting, completed, stopped or failed';
+comment on column chimeway.workflow_runs.status_reason is 'Why it is where it is';
+comment on column chimeway.workflow_runs.terminal_reason is 'Why it ended: completed, stop_condition:<signal>, outcome:<outcome>, failed:<code>';
+comment on column chimeway.workflow_runs.quarantine_reason is 'Why it was set aside; null: it was not';
+comment on column chimeway.workflow_runs.pending_signals is 'The signals that end the current wait';
+comment on column chimeway.workflow_runs.status_context is 'Structural facts beside status_reason';
+comment on column chimeway.workflow_runs.context is 'Values that steps have added';
+-- State and status stay out of the index predicates: most updates of a run are then heap-only.
+create index workflow_runs_due on chimeway.workflow_runs (wake_at) where wake_at is not null;
+create index workflow_runs_live on chimeway.workflow_runs (tenant_id, actor_id, id) where ended_at is null;
+create index workflow_runs_notification on chimeway.workflow_runs (notification_id);
+
+create table chimeway.workflow_transitions (
+    workflow_run_id uuid not null,
+    workflow_step_id uuid not null,
+    delivery_id uuid,
+    signal_id uuid,
+    approval_id uuid,
+    inserted_at timestamptz not null,
+    sequence integer not null,
+    visit integer not null,
+    from_state text,
+    to_state text not null,
+    reason text not null,
+    context jsonb not null default '{}',
+    constraint workflow_transitions_pkey primary key (workflow_run_id, sequence)
+);
+comment on table chimeway.workflow_transitions is 'The history of runs; append-only; structural facts only, never a payload or an address';
+comment on column chimeway.workflow_transitions.workflow_run_id is 'Of which run';
+comment on column chimeway.workflow_transitions.workflow_step_id is 'In which step';
+comment on column chimeway.workflow_transitions.delivery_id is 'The delivery that moved the run';
+comment on column chimeway.workflow_transitions.signal_id is 'The signal that moved the run';
+comment on column chimeway.workflow_transitions.approval_id is 'The approval that moved the run';
+comment on column chimeway.workflow_transitions.inserted_at is 'When it happened';
+comment on column chimeway.workflow_transitions.sequence is 'Its place in the run''s history: 1, 2, 3 ... without gaps';
+comment on column chimeway.workflow_transitions.visit is 'The run''s visit after it';
+comment on column chimeway.workflow_transitions.from_state is 'The state before; null for the first line';
+comment on column chimeway.workflow_transitions.to_state is 'The state after';
+comment on column chimeway.workflow_transitions.reason is 'What happened';
+comment on column chimeway.workflow_transitions.context is 'Structural facts about it';
+create unique index workflow_transitions_signal_once on chimeway.workflow_transitions (workflow_run_id, signal_id)
+    where signal_id is not null;
+
+create trigger workflow_transitions_append_only before update on chimeway.workflow_transitions
+    for each row execute function chimeway.refuse_change();

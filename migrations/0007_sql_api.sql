@@ -1,0 +1,273 @@
+-- What other languages call. Each function takes part in the caller's transaction, needs EXECUTE only
+-- (security definer), and is immune to a caller's search_path and temporary tables. Names and meanings
+-- are stable; SQLSTATEs of class CW are listed in docs/sql-api.md.
+
+create function chimeway.refuse(code text, message text, hint text) returns void
+language plpgsql
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+begin
+    raise exception using errcode = code, message = message, hint = hint;
+end
+$$;
+comment on function chimeway.refuse(text, text, text) is 'Raises a refusal with a stable SQLSTATE';
+
+create function chimeway.check_recipients(recipients jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+begin
+    if jsonb_typeof(recipients) is distinct from 'array' or jsonb_array_length(recipients) = 0 then
+        perform chimeway.refuse('CW005', 'recipients is not a list of at least one recipient',
+            'write [{"identity": "user_123"}]');
+    end if;
+    if exists (
+        select from jsonb_array_elements(recipients) r
+        where jsonb_typeof(r) <> 'object'
+            or jsonb_typeof(r -> 'identity') is distinct from 'string'
+            or btrim(r ->> 'identity') = ''
+            or length(r ->> 'identity') > 255
+            or coalesce(jsonb_typeof(r -> 'type'), 'string') not in ('string', 'null')
+            or coalesce(jsonb_typeof(r -> 'locale'), 'string') not in ('string', 'null')
+            or coalesce(jsonb_typeof(r -> 'time_zone'), 'string') not in ('string', 'null')
+            or coalesce(jsonb_typeof(r -> 'addresses'), 'object') not in ('object', 'null')
+    ) then
+        perform chimeway.refuse('CW005', 'a recipient has no identity, or a field of the wrong type',
+            'write [{"identity": "user_123", "type": "user", "addresses": {"email": ".."}}]');
+    end if;
+end
+$$;
+comment on function chimeway.check_recipients(jsonb) is 'Refuses recipients that no worker could expand';
+
+-- In order of identity, so that two sessions cannot deadlock. Only hosts' transactions call it: a worker
+-- would have to wait for a row that a host holds.
+create function chimeway.upsert_recipients(tenant_id text, recipients jsonb) returns void
+language sql volatile
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    insert into chimeway.recipients as known (tenant_id, identity, type, addresses, locale, time_zone, updated_at)
+    select distinct on (r ->> 'identity')
+        upsert_recipients.tenant_id, r ->> 'identity', r ->> 'type',
+        coalesce(nullif(r -> 'addresses', 'null'::jsonb), '{}'), r ->> 'locale', r ->> 'time_zone', chimeway.now()
+    from jsonb_array_elements(upsert_recipients.recipients) r
+    where r ->> 'locale' is not null or r ->> 'time_zone' is not null
+        or coalesce(nullif(r -> 'addresses', 'null'::jsonb), '{}') <> '{}'
+    order by r ->> 'identity'
+    on conflict (tenant_id, identity) do update
+    set type = coalesce(excluded.type, known.type),
+        addresses = known.addresses || excluded.addresses,
+        locale = coalesce(excluded.locale, known.locale),
+        time_zone = coalesce(excluded.time_zone, known.time_zone),
+        updated_at = excluded.updated_at
+$$;
+comment on function chimeway.upsert_recipients(text, jsonb) is
+    'Stores how recipients are reached, where that is given; what is not given keeps what is stored';
+
+create function chimeway.trigger(
+    workflow text,
+    params jsonb,
+    tenant_id text,
+    recipients jsonb default null,
+    idempotency_key text default null,
+    correlation_id text default null
+) returns uuid
+language plpgsql volatile security definer
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    called_at timestamptz := chimeway.clock();
+    is_active boolean;
+    definition uuid;
+    event uuid := chimeway.uuid_v7();
+    known record;
+begin
+    if coalesce(btrim(trigger.tenant_id), '') = '' or length(trigger.tenant_id) > 255 then
+        perform chimeway.refuse('CW003', 'the tenant is blank or longer than 255 characters',
+            'pass tenant_id, for example tenant_id => ''org_456''');
+    end if;
+    if jsonb_typeof(trigger.params) is distinct from 'object' then
+        perform chimeway.refuse('CW004', 'params is not a JSON object', 'write {"actor_id": "user_123", ..}');
+    end if;
+    if trigger.idempotency_key is not null
+        and (btrim(trigger.idempotency_key) = '' or length(trigger.idempotency_key) > 255) then
+        perform chimeway.refuse('CW006', 'the idempotency key is blank or longer than 255 characters',
+            'leave it out, or pass what makes this trigger unique');
+    end if;
+    if trigger.recipients is not null then
+        perform chimeway.check_recipients(trigger.recipients);
+    elsif jsonb_typeof(trigger.params -> 'actor_id') is distinct from 'string'
+        or btrim(trigger.params ->> 'actor_id') = '' or length(trigger.params ->> 'actor_id') > 255 then
+        perform chimeway.refuse('CW005', 'there is no recipient: neither recipients nor params.actor_id is given',
+            'pass recipients => ''[{"identity": "user_123"}]''');
+    end if;
+
+    -- A repeated key first: it returns what it began, also when the workflow has been paused since.
+    if trigger.idempotency_key is not null then
+        select e.id, e.workflow_key into known from chimeway.events e
+        where e.tenant_id = trigger.tenant_id and e.idempotency_key = trigger.idempotency_key;
+        if found then
+            return chimeway.same_trigger(known.id, known.workflow_key, trigger.workflow);
+        end if;
+    end if;
+
+    select w.active into is_active from chimeway.workflows w where w.workflow_key = trigger.workflow;
+    if not found then
+        perform chimeway.refuse('CW001', format('there is no workflow %L', trigger.workflow),
+            'apply its document with `chimeway workflows apply`; `chimeway workflows list` shows what there is');
+    elsif not is_active then
+        perform chimeway.refuse('CW002', format('the workflow %L is paused', trigger.workflow),
+            format('resume it with `chimeway workflows resume %s`', trigger.workflow));
+    end if;
+    select d.id into definition from chimeway.workflow_definitions d
+    where d.workflow_key = trigger.workflow
+    order by d.workflow_version desc limit 1;
+
+    insert into chimeway.events (
+        id, tenant_id, workflow_key, workflow_definition_id, params, recipients,
+        correlation_id, idempotency_key, occurred_at, inserted_at, expand_at
+    ) values (
+        event, trigger.tenant_id, trigger.workflow, definition, trigger.params,
+        (
+            -- Addresses live in one place, with the recipient.
+            select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('identity', r -> 'identity', 'type', r -> 'type')))
+            from jsonb_array_elements(trigger.recipients) r
+        ),
+        trigger.correlation_id, trigger.idempotency_key, called_at, called_at, called_at
+    )
+    on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing;
+    if not found then
+        -- Another session committed the same key meanwhile. A new statement sees its row.
+        select e.id, e.workflow_key into known from chimeway.events e
+        where e.tenant_id = trigger.tenant_id and e.idempotency_key = trigger.idempotency_key;
+        return chimeway.same_trigger(known.id, known.workflow_key, trigger.workflow);
+    end if;
+
+    if trigger.recipients is not null then
+        perform chimeway.upsert_recipients(trigger.tenant_id, trigger.recipients);
+    end if;
+    perform chimeway.wake('chimeway_workflows');
+    return event;
+end
+$$;
+comment on function chimeway.trigger(text, jsonb, text, jsonb, text, text) is
+    'Starts a workflow for each recipient, in the caller''s transaction; returns the event''s id. A repeated idempotency key returns the first event and writes nothing; a second caller waits while the first one''s transaction is open';
+
+create function chimeway.same_trigger(event uuid, first_workflow text, workflow text) returns uuid
+language plpgsql
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+begin
+    if first_workflow is distinct from workflow then
+        perform chimeway.refuse('CW007', format('the idempotency key was used for the workflow %L', first_workflow),
+            'use another key for another workflow');
+    end if;
+    return event;
+end
+$$;
+comment on function chimeway.same_trigger(uuid, text, text) is 'The event of a repeated key, if it is the same workflow''s';
+
+-- The id of the notification a payload is about, where it names one of ours.
+create function chimeway.notification_of(payload jsonb) returns uuid
+language sql immutable
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    select case
+        when payload ->> 'notification_id' ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+        then (payload ->> 'notification_id')::uuid
+    end
+$$;
+comment on function chimeway.notification_of(jsonb) is 'The notification a signal''s payload names, or null';
+
+create function chimeway.track(
+    tenant_id text,
+    actor_id text,
+    event_name text,
+    payload jsonb default '{}'
+) returns uuid
+language plpgsql volatile security definer
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    called_at timestamptz := chimeway.clock();
+    signal uuid := chimeway.uuid_v7();
+begin
+    if coalesce(btrim(track.tenant_id), '') = '' or length(track.tenant_id) > 255 then
+        perform chimeway.refuse('CW003', 'the tenant is blank or longer than 255 characters',
+            'pass tenant_id, for example tenant_id => ''org_456''');
+    end if;
+    if coalesce(btrim(track.actor_id), '') = '' or length(track.actor_id) > 255 then
+        perform chimeway.refuse('CW008', 'the actor is blank or longer than 255 characters',
+            'pass actor_id, for example actor_id => ''user_123''');
+    end if;
+    if coalesce(btrim(track.event_name), '') = '' or length(track.event_name) > 255 then
+        perform chimeway.refuse('CW009', 'the event name is blank or longer than 255 characters',
+            'pass event_name, for example event_name => ''notification_read''');
+    end if;
+    if jsonb_typeof(track.payload) is distinct from 'object' then
+        perform chimeway.refuse('CW004', 'payload is not a JSON object', 'write {} where there is nothing to say');
+    end if;
+    insert into chimeway.signals (id, tenant_id, actor_id, event_name, payload, notification_id, occurred_at, route_at)
+    values (signal, track.tenant_id, track.actor_id, track.event_name, track.payload,
+        chimeway.notification_of(track.payload), called_at, called_at);
+    perform chimeway.wake('chimeway_signals');
+    return signal;
+end
+$$;
+comment on function chimeway.track(text, text, text, jsonb) is
+    'Tells what an actor did, in the caller''s transaction; returns the signal''s id. It counts for every run of that actor that began before';
+
+create function chimeway.explain(tenant_id text, run_id uuid) returns jsonb
+language sql stable security definer
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    select jsonb_build_object(
+        'id', r.id,
+        'tenant_id', r.tenant_id,
+        'workflow', d.workflow_key,
+        'version', d.workflow_version,
+        'state', r.state,
+        'status_reason', r.status_reason,
+        'current_step_name', s.step_key,
+        'suspended_until', r.suspended_until,
+        'pending_signals', to_jsonb(r.pending_signals),
+        'terminal_reason', r.terminal_reason,
+        'quarantine_reason', r.quarantine_reason,
+        'visit', r.visit,
+        'wake_at', r.wake_at,
+        'started_at', r.started_at,
+        'ended_at', r.ended_at,
+        'now', chimeway.now(),
+        'deliveries', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                'id', v.id,
+                'channel', v.channel,
+                'status', v.status,
+                'status_reason', v.status_reason,
+                'attempts', v.attempts,
+                'next_attempt_at', case when v.status in ('pending', 'failed') then v.next_attempt_at end,
+                'step', vs.step_key,
+                'visit', v.visit,
+                'lease_until', v.lease_until,
+                'progress_owed', v.progress_owed_at is not null,
+                'last_outcome', (
+                    select a.outcome from chimeway.delivery_attempts a
+                    where a.delivery_id = v.id order by a.attempt_number desc limit 1
+                )
+            ) order by v.visit, v.action_index)
+            from chimeway.deliveries v
+            left join chimeway.workflow_steps vs on vs.id = v.workflow_step_id
+            where v.workflow_run_id = r.id
+        ), '[]'::jsonb)
+    )
+    from chimeway.workflow_runs r
+    left join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
+    left join chimeway.workflow_steps s on s.id = r.current_step_id
+    where r.id = explain.run_id and r.tenant_id = explain.tenant_id
+$$;
+comment on function chimeway.explain(text, uuid) is
+    'Where a run is and why, as facts; null where that tenant has no such run';
+
+-- Nobody calls these but by a grant (deploy/grants.sql gives them to a role).
+revoke execute on all functions in schema chimeway from public;
