@@ -1,0 +1,95 @@
+//! The one way to write a checked plan down: what is stored, and what versions are compared by.
+
+use std::fmt::{self, Write as _};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::step::{Step, StepKind, StopCondition, Target, WorkflowPlan};
+
+/// SHA-256 of the canonical form, as 64 lower-case hexadecimal digits: equal content, equal hash,
+/// however it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContentHash(String);
+
+impl ContentHash {
+    pub(super) fn of(canonical: &Value) -> Self {
+        let mut hex = String::with_capacity(64);
+        for byte in Sha256::digest(canonical.to_string()) {
+            // Writing to a string never fails.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Self(hex)
+    }
+
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The plan in the shape of the documents: keys sorted, aliases resolved, defaults left out.
+pub(super) fn canonical(plan: &WorkflowPlan) -> Value {
+    let mut value = json!({
+        "key": plan.key,
+        "steps": plan.steps.iter().map(step).collect::<Vec<_>>(),
+    });
+    value.sort_all_objects();
+    value
+}
+
+fn step(step: &Step) -> Value {
+    let mut value = json!({ "id": step.key, "action": action(step) });
+    if !step.on_outcome.is_empty() {
+        let entries = step.on_outcome.iter();
+        let entries = entries.map(|(outcome, to)| (outcome.as_str().to_owned(), target(to)));
+        value["on_outcome"] = Value::Object(entries.collect::<Map<_, _>>());
+    }
+    value
+}
+
+fn action(step: &Step) -> Value {
+    match &step.kind {
+        StepKind::Notify(notify) => {
+            let mut value = json!({ "type": step.kind.name(), "channel": notify.channel });
+            if notify.render_key.as_str() != step.key.as_str() {
+                value["render_key"] = json!(notify.render_key);
+            }
+            value
+        }
+        StepKind::Wait(wait) => {
+            let duration = wait.duration.to_string();
+            let mut value = json!({ "type": step.kind.name(), "duration": duration });
+            if !wait.stop_conditions.is_empty() {
+                let conditions = wait.stop_conditions.iter().map(stop_condition);
+                value["stop_conditions"] = conditions.collect();
+            }
+            value
+        }
+    }
+}
+
+fn stop_condition(condition: &StopCondition) -> Value {
+    let mut value = json!({ "type": "signal_received", "signal_type": condition.signal });
+    if condition.then != Target::Stop {
+        value["then"] = target(&condition.then);
+    }
+    value
+}
+
+/// A target as documents name it.
+pub(super) fn target(target: &Target) -> Value {
+    match target {
+        Target::Next => json!("next"),
+        Target::Complete => json!("complete"),
+        Target::Stop => json!("stop"),
+        Target::Goto(key) => json!({ "goto": key }),
+    }
+}

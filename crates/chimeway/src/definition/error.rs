@@ -1,0 +1,189 @@
+//! What can be wrong with a workflow, where, and how to mend it.
+
+use std::fmt::{self, Write as _};
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::{duration::BadDuration, step::Outcome};
+use crate::ids::BadName;
+
+/// One mistake in a workflow document.
+///
+/// Prints as `<pointer>: <problem>; <hint>`; serializes as `{pointer, code, message, hint}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefinitionError {
+    /// Where: a JSON pointer (RFC 6901) such as `/steps/2/action/duration`; empty for the whole
+    /// document.
+    pub pointer: String,
+    /// What is wrong.
+    pub problem: Problem,
+    /// How to mend it, if that can be guessed.
+    pub hint: Option<String>,
+}
+
+/// What is wrong, one variant for each mistake that a person can make.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(
+    missing_docs,
+    reason = "the message above each variant says what its fields mean"
+)]
+pub enum Problem {
+    #[error("line {line}, column {column}: {message}")]
+    Syntax {
+        line: u64,
+        column: u64,
+        message: String,
+    },
+    #[error("`{name}` is neither a YAML nor a JSON file")]
+    UnknownFormat { name: String },
+    #[error("expected {expected}, found {found}")]
+    WrongType {
+        expected: &'static str,
+        found: String,
+    },
+    #[error("`{name}` is missing")]
+    MissingKey { name: &'static str },
+    #[error("unknown key `{name}`")]
+    UnknownKey { name: String },
+    #[error("{0}")]
+    BadName(BadName),
+    #[error("a version is a whole number from 1 to {max}, found {found}", max = i32::MAX)]
+    BadVersion { found: String },
+    #[error("a workflow needs at least one step")]
+    NoSteps,
+    #[error("{found} steps are too many, at most {limit} are allowed")]
+    TooManySteps { found: usize, limit: usize },
+    #[error("the step id `{id}` is taken by {first}")]
+    DuplicateStep { id: String, first: String },
+    #[error("unknown step type `{found}`")]
+    UnknownStepType { found: String },
+    #[error("unknown channel `{found}`")]
+    UnknownChannel { found: String },
+    #[error("the duration `{text}` {reason}")]
+    BadDuration { text: String, reason: BadDuration },
+    #[error("{found} stop conditions are too many, at most {limit} are allowed")]
+    TooManyStopConditions { found: usize, limit: usize },
+    #[error("unknown type of stop condition `{found}`")]
+    UnknownStopCondition { found: String },
+    #[error("the signal `{signal}` is named already by {first}")]
+    DuplicateSignal { signal: String, first: String },
+    #[error("`on` and `on_outcome` mean the same and stand side by side")]
+    BothSpellings,
+    #[error("unknown outcome `{found}`")]
+    UnknownOutcome { found: String },
+    #[error("a {kind} step never ends with `{outcome}`")]
+    ImpossibleOutcome {
+        outcome: Outcome,
+        kind: &'static str,
+    },
+    #[error("unknown target `{found}`")]
+    UnknownTarget { found: String },
+    #[error("there is no step named `{found}`")]
+    UnknownStep { found: String },
+    #[error("nothing leads to the step `{id}`")]
+    UnreachableStep { id: String },
+    #[error("{steps} can repeat forever with no wait between")]
+    EndlessLoop { steps: String },
+}
+
+impl Problem {
+    /// The variant in snake case: stable, for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Syntax { .. } => "syntax",
+            Self::UnknownFormat { .. } => "unknown_format",
+            Self::WrongType { .. } => "wrong_type",
+            Self::MissingKey { .. } => "missing_key",
+            Self::UnknownKey { .. } => "unknown_key",
+            Self::BadName(_) => "bad_name",
+            Self::BadVersion { .. } => "bad_version",
+            Self::NoSteps => "no_steps",
+            Self::TooManySteps { .. } => "too_many_steps",
+            Self::DuplicateStep { .. } => "duplicate_step",
+            Self::UnknownStepType { .. } => "unknown_step_type",
+            Self::UnknownChannel { .. } => "unknown_channel",
+            Self::BadDuration { .. } => "bad_duration",
+            Self::TooManyStopConditions { .. } => "too_many_stop_conditions",
+            Self::UnknownStopCondition { .. } => "unknown_stop_condition",
+            Self::DuplicateSignal { .. } => "duplicate_signal",
+            Self::BothSpellings => "both_spellings",
+            Self::UnknownOutcome { .. } => "unknown_outcome",
+            Self::ImpossibleOutcome { .. } => "impossible_outcome",
+            Self::UnknownTarget { .. } => "unknown_target",
+            Self::UnknownStep { .. } => "unknown_step",
+            Self::UnreachableStep { .. } => "unreachable_step",
+            Self::EndlessLoop { .. } => "endless_loop",
+        }
+    }
+}
+
+impl fmt::Display for DefinitionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.pointer.is_empty() {
+            // A key may hold anything; the line must stay one line.
+            for c in self.pointer.chars() {
+                if c.is_control() {
+                    write!(f, "{}", c.escape_default())?;
+                } else {
+                    f.write_char(c)?;
+                }
+            }
+            f.write_str(": ")?;
+        }
+        self.problem.fmt(f)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for DefinitionError {}
+
+impl Serialize for DefinitionError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("DefinitionError", 4)?;
+        fields.serialize_field("pointer", &self.pointer)?;
+        fields.serialize_field("code", self.problem.code())?;
+        fields.serialize_field("message", &self.problem.to_string())?;
+        fields.serialize_field("hint", &self.hint)?;
+        fields.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mistake_prints_and_serializes() {
+        let mut mistake = DefinitionError {
+            pointer: "/steps/3/action/duration".into(),
+            problem: Problem::BadDuration {
+                text: "3 days".into(),
+                reason: BadDuration::Unreadable { instead: None },
+            },
+            hint: Some("write `P3D`".into()),
+        };
+        assert_eq!(
+            mistake.to_string(),
+            "/steps/3/action/duration: the duration `3 days` is not an ISO 8601 duration; write `P3D`"
+        );
+        let expected = json!({
+            "pointer": "/steps/3/action/duration",
+            "code": "bad_duration",
+            "message": "the duration `3 days` is not an ISO 8601 duration",
+            "hint": "write `P3D`",
+        });
+        assert_eq!(serde_json::to_value(&mistake).unwrap(), expected);
+
+        (mistake.pointer, mistake.hint) = (String::new(), None);
+        assert_eq!(
+            mistake.to_string(),
+            "the duration `3 days` is not an ISO 8601 duration"
+        );
+    }
+}

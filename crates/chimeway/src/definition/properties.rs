@@ -1,0 +1,154 @@
+//! What holds of the checker for every document there can be.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Document, Known, read_stored, validate};
+
+fn names() -> impl Strategy<Value = Value> {
+    const WORDS: &[&str] = &[
+        "a",
+        "b",
+        "c",
+        "key",
+        "notify",
+        "wait",
+        "log",
+        "email",
+        "PT1H",
+        "1d",
+        "s",
+        "t",
+        "next",
+        "complete",
+        "end",
+        "stop",
+        "signal_received",
+        "",
+    ];
+    proptest::sample::select(WORDS).prop_map(Value::from)
+}
+
+/// JSON that looks like a workflow in places: the words are right, their places are random.
+fn anything() -> impl Strategy<Value = Value> {
+    const KEYS: &[&str] = &[
+        "key",
+        "version",
+        "steps",
+        "id",
+        "action",
+        "type",
+        "channel",
+        "render_key",
+        "duration",
+        "stop_conditions",
+        "signal_type",
+        "then",
+        "on",
+        "on_outcome",
+        "goto",
+        "delivered",
+        "bounced",
+        "elapsed",
+        "~/",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        names(),
+        ".*".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 8, |inner| {
+        let entries = (proptest::sample::select(KEYS), inner.clone());
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            prop::collection::vec(entries, 0..6).prop_map(|entries| {
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect()
+            }),
+        ]
+    })
+}
+
+fn target() -> impl Strategy<Value = Value> {
+    let goto = (0..3_usize).prop_map(|n| json!({ "goto": format!("s{n}") }));
+    prop_oneof![
+        goto,
+        proptest::sample::select(&["next", "complete", "end", "stop"]).prop_map(Value::from)
+    ]
+}
+
+/// Documents without a mistake but, in places, unreachable steps and loops without a wait.
+fn workflow_like() -> impl Strategy<Value = Value> {
+    let outcomes = proptest::sample::select(&["delivered", "bounced", "temporary_failure"]);
+    let notify = (
+        proptest::bool::ANY,
+        prop::collection::btree_map(outcomes, target(), 0..3),
+    )
+        .prop_map(|(named, on)| {
+            let mut action = json!({ "type": "notify", "channel": "log" });
+            if named {
+                action["render_key"] = json!("s1");
+            }
+            json!({ "action": action, "on": on })
+        });
+    let conditions = prop::collection::btree_map("[a-c]", target(), 0..3);
+    let wait = (1..100_000_000_u32, conditions, proptest::option::of(target())).prop_map(
+        |(millis, conditions, elapsed)| {
+            let condition = |(signal, then): (String, Value)| {
+                json!({ "type": "signal_received", "signal_type": signal, "then": then })
+            };
+            let conditions: Vec<_> = conditions.into_iter().map(condition).collect();
+            let duration = format!("PT{}.{:03}S", millis / 1000, millis % 1000);
+            let action =
+                json!({ "type": "wait", "duration": duration, "stop_conditions": conditions });
+            match elapsed {
+                Some(to) => json!({ "action": action, "on_outcome": { "elapsed": to } }),
+                None => json!({ "action": action }),
+            }
+        },
+    );
+    prop::collection::vec(prop_oneof![notify, wait], 3..6).prop_map(|mut steps| {
+        for (place, step) in steps.iter_mut().enumerate() {
+            step["id"] = json!(format!("s{place}"));
+        }
+        json!({ "key": "k", "steps": steps })
+    })
+}
+
+proptest! {
+    // More than the default, so that a thorough run (`PROPTEST_CASES`) does not end early; a
+    // generator that makes no workflows at all still fails.
+    #![proptest_config(ProptestConfig { max_global_rejects: 1 << 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_value_makes_the_checker_panic(value in anything()) {
+        let document = Document::from_value(value.clone());
+        if let Err(mistakes) = validate(&document, &Known::default()) {
+            prop_assert!(!mistakes.is_empty());
+            for mistake in mistakes {
+                prop_assert!(value.pointer(&mistake.pointer).is_some(), "{mistake}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_canonical_form_is_its_own_canonical_form(value in workflow_like()) {
+        let first = match validate(&Document::from_value(value), &Known::default()) {
+            Ok(first) => first,
+            Err(mistakes) => {
+                for mistake in &mistakes {
+                    let of_a_path = ["unreachable_step", "endless_loop"];
+                    prop_assert!(of_a_path.contains(&mistake.problem.code()), "{mistake}");
+                }
+                return Err(TestCaseError::reject("not a workflow"));
+            }
+        };
+        let again = Document::from_value(first.document.clone());
+        prop_assert_eq!(read_stored(&first.document), Ok(first.plan.clone()));
+        prop_assert_eq!(validate(&again, &Known::default()), Ok(first));
+    }
+}

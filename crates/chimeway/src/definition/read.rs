@@ -1,0 +1,315 @@
+//! From a document to a plan: every key read, every mistake noted.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{
+    document,
+    error::Problem,
+    known::Known,
+    shape::{Mistakes, Node, Object, found, shown, suggest},
+    step::{Notify, Outcome, Step, StepKind, StopCondition, Target, Wait, WorkflowPlan},
+};
+use crate::ids::{BadName, ChannelName, StepKey, Version};
+
+/// The most steps a workflow may have.
+pub const MAX_STEPS: usize = 100;
+/// The most stop conditions a wait may have.
+pub const MAX_STOP_CONDITIONS: usize = 10;
+
+const STEP_KEYS: [&str; 4] = ["id", "action", "on_outcome", "on"];
+const NOTIFY_KEYS: [&str; 3] = ["type", "channel", "render_key"];
+const WAIT_KEYS: [&str; 3] = ["type", "duration", "stop_conditions"];
+
+/// What is known of a step from its type alone, whatever else is wrong with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    pub(super) outcomes: &'static [Outcome],
+}
+
+const KINDS: [Kind; 2] = [
+    Kind {
+        name: "notify",
+        outcomes: &Outcome::NOTIFY,
+    },
+    Kind {
+        name: "wait",
+        outcomes: &Outcome::WAIT,
+    },
+];
+
+impl Kind {
+    fn named_by(action: &Node<'_>) -> Option<Self> {
+        let name = action.value.get("type")?.as_str()?;
+        KINDS.into_iter().find(|kind| kind.name == name)
+    }
+}
+
+/// Reads one document; afterwards `mistakes` holds what is wrong with it.
+pub(super) struct Reader<'a> {
+    /// `None` takes every channel.
+    known: Option<&'a Known>,
+    /// The id of each step that has one, and where: targets may point forward.
+    pub(super) ids: HashMap<&'a str, String>,
+    pub(super) mistakes: Mistakes,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(known: Option<&'a Known>) -> Self {
+        Self {
+            known,
+            ids: HashMap::new(),
+            mistakes: Mistakes::default(),
+        }
+    }
+
+    /// The plan, if nothing stood in the way of reading it.
+    pub(super) fn workflow(&mut self, value: &'a Value) -> Option<(WorkflowPlan, Option<Version>)> {
+        let root = Node::root(value).object(&mut self.mistakes)?;
+        root.only(&["key", "version", "steps"], |_| None, &mut self.mistakes);
+        let key = root
+            .need("key", &mut self.mistakes)
+            .and_then(|key| self.name(&key));
+        let version = root
+            .get("version")
+            .and_then(|version| self.version(&version));
+        let steps = root
+            .need("steps", &mut self.mistakes)
+            .and_then(|steps| self.steps(&steps));
+        Some((
+            WorkflowPlan {
+                key: key?,
+                steps: steps?,
+            },
+            version,
+        ))
+    }
+
+    pub(super) fn name<T: std::str::FromStr<Err = BadName>>(
+        &mut self,
+        node: &Node<'a>,
+    ) -> Option<T> {
+        match node.text(&mut self.mistakes)?.parse() {
+            Ok(name) => Some(name),
+            Err(bad) => {
+                self.mistakes
+                    .add(&node.pointer, Problem::BadName(bad), None);
+                None
+            }
+        }
+    }
+
+    fn version(&mut self, node: &Node<'a>) -> Option<Version> {
+        let version = document::version(node.value);
+        if version.is_none() {
+            let problem = Problem::BadVersion {
+                found: found(node.value),
+            };
+            let hint = "leave it out to have versions counted for you".to_owned();
+            self.mistakes.add(&node.pointer, problem, Some(hint));
+        }
+        version
+    }
+
+    fn steps(&mut self, node: &Node<'a>) -> Option<Vec<Step>> {
+        let steps = node.list(&mut self.mistakes)?;
+        if steps.is_empty() {
+            self.mistakes.add(&node.pointer, Problem::NoSteps, None);
+        }
+        if steps.len() > MAX_STEPS {
+            let problem = Problem::TooManySteps {
+                found: steps.len(),
+                limit: MAX_STEPS,
+            };
+            self.mistakes.add(&node.pointer, problem, None);
+        }
+        self.collect_ids(&steps);
+        // A document beyond the limit is refused already; reading on would only cost time.
+        let read = steps.iter().take(MAX_STEPS).map(|step| self.step(step));
+        read.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn collect_ids(&mut self, steps: &[Node<'a>]) {
+        for step in steps {
+            let Some(id) = step.value.get("id").and_then(Value::as_str) else {
+                continue;
+            };
+            let pointer = format!("{}/id", step.pointer);
+            match self.ids.get(id) {
+                Some(first) => {
+                    let problem = Problem::DuplicateStep {
+                        id: shown(id),
+                        first: first.to_owned(),
+                    };
+                    self.mistakes.add(&pointer, problem, None);
+                }
+                None => {
+                    self.ids.insert(id, pointer);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, node: &Node<'a>) -> Option<Step> {
+        let step = node.object(&mut self.mistakes)?;
+        let under_action = |key: &str| {
+            let known = NOTIFY_KEYS.contains(&key) || WAIT_KEYS.contains(&key);
+            known.then_some("it belongs under `action`")
+        };
+        step.only(&STEP_KEYS, under_action, &mut self.mistakes);
+        let key = step
+            .need("id", &mut self.mistakes)
+            .and_then(|id| self.name::<StepKey>(&id));
+        let action = step.need("action", &mut self.mistakes);
+        let named = action.as_ref().and_then(Kind::named_by);
+        let kind = action.and_then(|action| self.action(&action, key.as_ref()));
+        let on_outcome = self.on_outcome(&step, named);
+        Some(Step {
+            key: key?,
+            kind: kind?,
+            on_outcome: on_outcome?,
+        })
+    }
+
+    fn action(&mut self, node: &Node<'a>, step: Option<&StepKey>) -> Option<StepKind> {
+        let action = node.object(&mut self.mistakes)?;
+        let kind = action.need("type", &mut self.mistakes)?;
+        match kind.text(&mut self.mistakes)? {
+            "notify" => self.notify(&action, step).map(StepKind::Notify),
+            "wait" => self.wait(&action).map(StepKind::Wait),
+            other => {
+                let problem = Problem::UnknownStepType {
+                    found: shown(other),
+                };
+                let hint = suggest(other, KINDS.iter().map(|kind| kind.name));
+                self.mistakes.add(&kind.pointer, problem, Some(hint));
+                None
+            }
+        }
+    }
+
+    fn notify(&mut self, action: &Object<'a>, step: Option<&StepKey>) -> Option<Notify> {
+        action.only(&NOTIFY_KEYS, beside_action, &mut self.mistakes);
+        let channel = action.need("channel", &mut self.mistakes);
+        let channel = channel.and_then(|channel| self.channel(&channel));
+        let render_key = match action.get("render_key") {
+            Some(render_key) => self.name(&render_key),
+            None => step.and_then(|step| step.as_str().parse().ok()),
+        };
+        Some(Notify {
+            channel: channel?,
+            render_key: render_key?,
+        })
+    }
+
+    fn channel(&mut self, node: &Node<'a>) -> Option<ChannelName> {
+        let name = self.name::<ChannelName>(node)?;
+        let Some(known) = self.known.filter(|known| !known.channels.contains(&name)) else {
+            return Some(name);
+        };
+        let hint = suggest(
+            name.as_str(),
+            known.channels.iter().map(ChannelName::as_str),
+        );
+        let problem = Problem::UnknownChannel {
+            found: shown(name.as_str()),
+        };
+        self.mistakes.add(&node.pointer, problem, Some(hint));
+        None
+    }
+
+    fn wait(&mut self, action: &Object<'a>) -> Option<Wait> {
+        action.only(&WAIT_KEYS, beside_action, &mut self.mistakes);
+        let duration = action
+            .need("duration", &mut self.mistakes)
+            .and_then(|duration| {
+                let text = duration.text(&mut self.mistakes)?;
+                text.parse()
+                    .map_err(|reason| self.bad_duration(&duration, text, reason))
+                    .ok()
+            });
+        let stop_conditions = match action.get("stop_conditions") {
+            Some(conditions) => self.stop_conditions(&conditions),
+            None => Some(vec![]),
+        };
+        Some(Wait {
+            duration: duration?,
+            stop_conditions: stop_conditions?,
+        })
+    }
+
+    fn bad_duration(&mut self, node: &Node<'a>, text: &str, reason: super::duration::BadDuration) {
+        let hint = Some(reason.hint());
+        let problem = Problem::BadDuration {
+            text: shown(text),
+            reason,
+        };
+        self.mistakes.add(&node.pointer, problem, hint);
+    }
+
+    fn stop_conditions(&mut self, node: &Node<'a>) -> Option<Vec<StopCondition>> {
+        let conditions = node.list(&mut self.mistakes)?;
+        if conditions.len() > MAX_STOP_CONDITIONS {
+            let (found, limit) = (conditions.len(), MAX_STOP_CONDITIONS);
+            let problem = Problem::TooManyStopConditions { found, limit };
+            self.mistakes.add(&node.pointer, problem, None);
+        }
+        let mut seen = HashMap::new();
+        let read = conditions
+            .iter()
+            .take(MAX_STOP_CONDITIONS)
+            .map(|condition| self.stop_condition(condition, &mut seen));
+        read.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn stop_condition(
+        &mut self,
+        node: &Node<'a>,
+        seen: &mut HashMap<&'a str, String>,
+    ) -> Option<StopCondition> {
+        let condition = node.object(&mut self.mistakes)?;
+        condition.only(
+            &["type", "signal_type", "then"],
+            |_| None,
+            &mut self.mistakes,
+        );
+        if let Some(kind) = condition.need("type", &mut self.mistakes)
+            && let Some(text) = kind.text(&mut self.mistakes)
+            && text != "signal_received"
+        {
+            let problem = Problem::UnknownStopCondition { found: shown(text) };
+            let hint = suggest(text, ["signal_received"].into_iter());
+            self.mistakes.add(&kind.pointer, problem, Some(hint));
+        }
+        let signal = condition.need("signal_type", &mut self.mistakes);
+        if let Some(node) = &signal
+            && let Some(text) = node.value.as_str()
+        {
+            match seen.get(text) {
+                Some(first) => {
+                    let (signal, first) = (shown(text), first.to_owned());
+                    let problem = Problem::DuplicateSignal { signal, first };
+                    self.mistakes.add(&node.pointer, problem, None);
+                }
+                None => {
+                    seen.insert(text, node.pointer.clone());
+                }
+            }
+        }
+        let signal = signal.and_then(|signal| self.name(&signal));
+        let then = match condition.get("then") {
+            Some(then) => self.target(&then),
+            None => Some(Target::Stop),
+        };
+        Some(StopCondition {
+            signal: signal?,
+            then: then?,
+        })
+    }
+}
+
+fn beside_action(key: &str) -> Option<&'static str> {
+    matches!(key, "on" | "on_outcome").then_some("it belongs beside `action`")
+}

@@ -1,0 +1,169 @@
+//! What a workflow is, once it has been checked: the engine trusts every value here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration::IsoDuration;
+use crate::ids::{ChannelName, RenderKey, SignalName, StepKey, WorkflowKey};
+
+/// A checked workflow: at least one step, unique step keys, every target exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkflowPlan {
+    /// What it is called.
+    pub key: WorkflowKey,
+    /// In order; never empty. A run begins at the first one.
+    pub steps: Vec<Step>,
+}
+
+impl WorkflowPlan {
+    /// The place of a step.
+    #[must_use]
+    pub fn position(&self, key: &StepKey) -> Option<usize> {
+        self.steps.iter().position(|step| step.key == *key)
+    }
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What it is called; unique in its workflow.
+    pub key: StepKey,
+    /// What it does.
+    pub kind: StepKind,
+    /// Where the run goes for an outcome; [`Target::Next`] for those not named.
+    pub on_outcome: BTreeMap<Outcome, Target>,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepKind {
+    /// Sends one message.
+    Notify(Notify),
+    /// Waits for time to pass or for a signal.
+    Wait(Wait),
+}
+
+impl StepKind {
+    /// The name people write and rows keep: `notify`, `wait`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Notify(_) => "notify",
+            Self::Wait(_) => "wait",
+        }
+    }
+
+    /// How a step of this kind can end.
+    #[must_use]
+    pub const fn outcomes(&self) -> &'static [Outcome] {
+        match self {
+            Self::Notify(_) => &Outcome::NOTIFY,
+            Self::Wait(_) => &Outcome::WAIT,
+        }
+    }
+}
+
+/// Sends one message over one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notify {
+    /// The channel.
+    pub channel: ChannelName,
+    /// The content.
+    pub render_key: RenderKey,
+}
+
+/// Suspends the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// From the moment of entering.
+    pub duration: IsoDuration,
+    /// Which signals end the wait early. Without any, no signal does.
+    pub stop_conditions: Vec<StopCondition>,
+}
+
+/// A signal that ends a wait early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopCondition {
+    /// The signal.
+    pub signal: SignalName,
+    /// Where the run goes then; [`Target::Stop`] unless the document says otherwise.
+    pub then: Target,
+}
+
+/// Where a run goes when it leaves a step.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Target {
+    /// The step after this one; after the last one the run is completed.
+    #[default]
+    Next,
+    /// The run ends `completed`.
+    Complete,
+    /// The run ends `stopped`.
+    Stop,
+    /// The named step.
+    Goto(StepKey),
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The channel took the message.
+    Delivered,
+    /// Nothing was sent, on purpose: a preference, no address.
+    Suppressed,
+    /// A try failed and will be repeated. Moves the run only where the step names it.
+    TemporaryFailure,
+    /// Every try failed.
+    RetriesExhausted,
+    /// The message or the address will never work.
+    PermanentFailure,
+    /// The address took it and sent it back.
+    Bounced,
+    /// The time of a wait is over.
+    Elapsed,
+}
+
+impl Outcome {
+    /// Those of a notify step.
+    pub const NOTIFY: [Self; 6] = [
+        Self::Delivered,
+        Self::Suppressed,
+        Self::TemporaryFailure,
+        Self::RetriesExhausted,
+        Self::PermanentFailure,
+        Self::Bounced,
+    ];
+    /// Those of a wait step. A signal is not among them: it follows its stop condition's `then`.
+    pub const WAIT: [Self; 1] = [Self::Elapsed];
+
+    /// The name people write and rows keep.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Suppressed => "suppressed",
+            Self::TemporaryFailure => "temporary_failure",
+            Self::RetriesExhausted => "retries_exhausted",
+            Self::PermanentFailure => "permanent_failure",
+            Self::Bounced => "bounced",
+            Self::Elapsed => "elapsed",
+        }
+    }
+
+    /// The outcome of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::NOTIFY
+            .into_iter()
+            .chain(Self::WAIT)
+            .find(|outcome| outcome.as_str() == name)
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
