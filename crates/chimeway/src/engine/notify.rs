@@ -1,0 +1,47 @@
+//! A step that sends one message: entered by planning its delivery, left by the delivery's result.
+
+use chrono::{DateTime, Utc};
+
+use super::{Cause, Leave, Noop, Run, Verdict, input::Delivered};
+use crate::definition::{
+    Definition,
+    step::{Outcome, StepKind, Target},
+};
+
+/// The result of the current step's delivery.
+///
+/// A failed message never stalls a journey: whatever the outcome, the run goes to the next step
+/// unless the document says otherwise. Only a temporary failure, which will be tried again, moves
+/// nothing unless the step names it.
+pub(super) fn leave(run: &Run, result: &Delivered, now: DateTime<Utc>) -> Verdict {
+    if result.visit != run.visit {
+        return Verdict::Noop(Noop::Superseded);
+    }
+    let step = run.definition.step(run.step);
+    if !matches!(step.kind, StepKind::Notify(_)) {
+        return Verdict::Noop(Noop::NoActiveStepDelivery);
+    }
+    let target = match (step.on_outcome.get(&result.outcome), result.outcome) {
+        (Some(target), _) => target,
+        (None, Outcome::TemporaryFailure) => return Verdict::Noop(Noop::NoProgressRules),
+        (None, _) => &Target::Next,
+    };
+    let resolved = run.definition.resolve(run.step, target);
+    Verdict::Move(
+        Leave {
+            run,
+            cause: Cause::Delivery(result.clone()),
+            now,
+        }
+        .to(resolved),
+    )
+}
+
+/// Whether a run of this definition may leave a message behind that is still being tried.
+pub(super) fn moves_early(definition: &Definition) -> bool {
+    definition
+        .plan
+        .steps
+        .iter()
+        .any(|step| step.on_outcome.contains_key(&Outcome::TemporaryFailure))
+}
