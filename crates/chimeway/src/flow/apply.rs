@@ -1,0 +1,150 @@
+//! Storing definitions: a version is written once and never changed.
+
+use serde_json::Value;
+use sqlx::{PgConnection, PgPool};
+
+use super::{Chimeway, Core, FlowError};
+use crate::{
+    definition::{Document, StepKind, Validated, validate},
+    ids::{DefinitionId, StepId, Version, WorkflowKey},
+    store::workflows::{self, NewDefinition, NewStep},
+};
+
+/// What applying a document did.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Applied {
+    /// Which workflow.
+    pub key: WorkflowKey,
+    /// The version its content is stored under.
+    pub version: Version,
+    /// Whether it was stored now.
+    pub status: ApplyStatus,
+}
+
+/// Whether a definition was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApplyStatus {
+    /// A new version.
+    Applied,
+    /// Same content is the same version: nothing was written.
+    Unchanged,
+}
+
+impl Chimeway {
+    /// Stores a document as a version of its workflow, in a short transaction of its own. Starts
+    /// nothing and stops nothing: triggers start the highest version, running runs keep theirs.
+    ///
+    /// No version given: the same content as the latest version is that version, anything else the
+    /// next one. Two processes that apply at once come to the same result.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::InvalidDefinition`] with every mistake; [`FlowError::VersionConflict`] if a version
+    /// is given that is stored with other content.
+    pub async fn apply(&self, pool: &PgPool, document: &Document) -> Result<Applied, FlowError> {
+        let checked = validate(document, &self.core.known).map_err(FlowError::InvalidDefinition)?;
+        let mut tx = pool.begin().await?;
+        let (_, applied) = ensure(&mut tx, &checked).await?;
+        tx.commit().await?;
+        Ok(applied)
+    }
+}
+
+/// Checks a document and makes sure it is stored, in the caller's transaction.
+pub(super) async fn ensure_document(
+    core: &Core,
+    conn: &mut PgConnection,
+    document: &Document,
+) -> Result<DefinitionId, FlowError> {
+    let checked = validate(document, &core.known).map_err(FlowError::InvalidDefinition)?;
+    Ok(ensure(conn, &checked).await?.0)
+}
+
+/// Makes sure that the content is stored. Looks first and inserts only what is missing, so that the
+/// usual trigger locks nothing; a row that another session inserts meanwhile is waited for and then
+/// compared.
+async fn ensure(
+    conn: &mut PgConnection,
+    checked: &Validated,
+) -> Result<(DefinitionId, Applied), FlowError> {
+    let key = &checked.plan.key;
+    loop {
+        let wanted = match checked.version {
+            Some(version) => version,
+            None => match workflows::latest(conn, &[key.as_str()])
+                .await?
+                .into_iter()
+                .next()
+            {
+                Some(latest) if latest.hash == checked.hash.as_str() => Version(latest.version),
+                Some(latest) => Version(latest.version).next(),
+                None => Version(1),
+            },
+        };
+        let applied = |status| Applied {
+            key: key.clone(),
+            version: wanted,
+            status,
+        };
+        if let Some(stored) = stored(conn, key, wanted).await? {
+            if stored.hash == checked.hash.as_str() {
+                return Ok((stored.id, applied(ApplyStatus::Unchanged)));
+            }
+            if checked.version.is_some() {
+                return Err(FlowError::VersionConflict {
+                    key: key.clone(),
+                    version: wanted,
+                });
+            }
+            // Another session stored other content under the version we wanted: look again.
+            continue;
+        }
+        let new = new_definition(checked, wanted);
+        if workflows::insert(conn, &new).await? {
+            return Ok((new.id, applied(ApplyStatus::Applied)));
+        }
+    }
+}
+
+async fn stored(
+    conn: &mut PgConnection,
+    key: &WorkflowKey,
+    version: Version,
+) -> Result<Option<workflows::DefinitionRow>, FlowError> {
+    let Some(id) = workflows::find(conn, key.as_str(), Some(version.0)).await? else {
+        return Ok(None);
+    };
+    Ok(workflows::load(conn, &[id]).await?.into_iter().next())
+}
+
+fn new_definition(checked: &Validated, version: Version) -> NewDefinition {
+    let documents = checked.document.get("steps").and_then(Value::as_array);
+    let steps = checked
+        .plan
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(place, step)| NewStep {
+            id: StepId::fresh(),
+            key: step.key.as_str().to_owned(),
+            kind: step.kind.name(),
+            channel: match &step.kind {
+                StepKind::Notify(notify) => Some(notify.channel.as_str().to_owned()),
+                StepKind::Wait(_) => None,
+            },
+            config: documents
+                .and_then(|steps| steps.get(place))
+                .cloned()
+                .unwrap_or(Value::Null),
+        });
+    NewDefinition {
+        id: DefinitionId::fresh(),
+        workflow: crate::ids::fresh(),
+        key: checked.plan.key.as_str().to_owned(),
+        version: version.0,
+        document: checked.document.clone(),
+        hash: checked.hash.as_str().to_owned(),
+        steps: steps.collect(),
+    }
+}

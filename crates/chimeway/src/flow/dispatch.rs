@@ -1,0 +1,157 @@
+//! The Inline dispatcher: the handlers that a fleet would run, run in this process until nothing is due.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use super::{
+    Chimeway, Core, FlowError, batch,
+    deliver::{self, Claimed, Delivery},
+    due::Due,
+    expand::Expand,
+    owed::Owed,
+    progress::Made,
+    record::Record,
+    route::Route,
+    sweep,
+};
+use crate::store::{
+    StoreResult,
+    deliveries::{self, Claim},
+};
+
+/// How many deliveries one round claims.
+const CLAIM: i64 = 100;
+
+/// What [`Chimeway::settle`] did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Settled {
+    /// Events whose runs were made.
+    pub events: usize,
+    /// Signals that were routed or deferred.
+    pub signals: usize,
+    /// Runs that were due.
+    pub runs: usize,
+    /// Messages handed to a channel, or found not to be sent any more.
+    pub deliveries: usize,
+}
+
+impl Settled {
+    fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Chimeway {
+    /// Does everything that is due now: makes runs, routes signals, moves runs, sends messages, over
+    /// and over until nothing is due. Call it after the commit of a trigger or a signal.
+    ///
+    /// The same handlers as a fleet's, in this process. For tests and development; safe beside a fleet.
+    /// Rows that another session holds are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Store`] if the database is away.
+    pub async fn settle(&self, pool: &PgPool) -> Result<Settled, FlowError> {
+        let mut all = Settled::default();
+        loop {
+            let round = round(&self.core, pool).await?;
+            if round.is_empty() {
+                return Ok(all);
+            }
+            all.events += round.events;
+            all.signals += round.signals;
+            all.runs += round.runs;
+            all.deliveries += round.deliveries;
+        }
+    }
+}
+
+async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
+    let (events, _) = batch::take(core, pool, &Expand { core }).await?;
+    let (signals, _) = batch::take(core, pool, &Route { core }).await?;
+    let (owed, _) = batch::take(core, pool, &Owed { core }).await?;
+    let (runs, _) = batch::take(core, pool, &Due { core }).await?;
+    let closed = sweep::close_expired(core, pool).await?;
+    let sent = send_due(core, pool).await?;
+    Ok(Settled {
+        events: events.rows,
+        signals: signals.rows,
+        runs: runs.rows + owed.rows,
+        deliveries: sent + closed,
+    })
+}
+
+async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
+    let claimed = claim(core, pool, CLAIM, &[], false).await?;
+    let isolated = claim(core, pool, 1, &[], true).await?;
+    let (mut results, mut back) = (vec![], vec![]);
+    for claimed in claimed.into_iter().chain(isolated) {
+        let definitions = definitions_of(core, pool, std::slice::from_ref(&claimed)).await?;
+        match deliver::deliver(core, &claimed, &definitions).await {
+            Delivery::Attempted(attempted) => results.push(*attempted),
+            Delivery::TooLate => back.push(claimed.reference()),
+        }
+    }
+    let sent = results.len();
+    let made = batch::commit(pool, &Record { core }, results).await?;
+    core.wake_after(&made.into_iter().fold(Made::default(), Made::and));
+    hand_back(pool, &back).await?;
+    Ok(sent)
+}
+
+/// Claims due deliveries; the commit is durable before the first of them is sent.
+pub(super) async fn claim(
+    core: &Core,
+    pool: &PgPool,
+    limit: i64,
+    except_channels: &[String],
+    isolated: bool,
+) -> StoreResult<Vec<Claimed>> {
+    let asked = Instant::now();
+    let mut tx = pool.begin().await?;
+    let claim = Claim {
+        owner: &core.worker,
+        limit,
+        lease: core.timing.lease,
+        except_channels,
+        isolated,
+    };
+    let rows = deliveries::claim(&mut tx, &claim).await?;
+    tx.commit().await?;
+    Ok(rows.into_iter().map(|row| Claimed { row, asked }).collect())
+}
+
+/// The definitions that claims need: nearly always known.
+pub(super) async fn definitions_of(
+    core: &Core,
+    pool: &PgPool,
+    claims: &[Claimed],
+) -> StoreResult<super::definitions::Loaded> {
+    let ids: Vec<_> = claims
+        .iter()
+        .filter_map(|claimed| claimed.row.definition)
+        .collect();
+    if let Some(known) = core.definitions.known(&ids) {
+        return Ok(known);
+    }
+    let mut tx = pool.begin().await?;
+    let loaded = core.definitions.get(&mut tx, ids).await?;
+    tx.commit().await?;
+    Ok(loaded)
+}
+
+/// Gives claims back: due again, nothing counted.
+pub(super) async fn hand_back(pool: &PgPool, claims: &[deliveries::ClaimRef]) -> StoreResult<u64> {
+    if claims.is_empty() {
+        return Ok(0);
+    }
+    let mut tx = pool.begin().await?;
+    let given = deliveries::hand_back(&mut tx, claims).await?;
+    tx.commit().await?;
+    Ok(given)
+}
+
+/// How long a look at a queue of batches pauses after one that brought nothing although rows were due.
+pub(super) const HELD: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));

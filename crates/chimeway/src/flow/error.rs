@@ -1,0 +1,88 @@
+//! Why a call was refused: one line that says what and how to mend it.
+
+use crate::{
+    definition::DefinitionError,
+    ids::{BadName, Version, WorkflowKey},
+    store::StoreError,
+};
+
+/// Why a call was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlowError {
+    /// Nothing is stored under that key.
+    #[error("there is no workflow `{0}`; apply its document with `chimeway workflows apply`")]
+    UnknownWorkflow(WorkflowKey),
+    /// It starts no runs for now.
+    #[error("the workflow `{0}` is paused; resume it with `chimeway workflows resume {0}`")]
+    WorkflowPaused(WorkflowKey),
+    /// The document has mistakes: all of them, in document order.
+    #[error("the definition has {} mistakes; the first: {}", .0.len(), first(.0))]
+    InvalidDefinition(Vec<DefinitionError>),
+    /// A version was given whose stored content is different.
+    #[error(
+        "workflow_definition_version_conflict: `{key}` version {version} is stored with other steps; \
+         give it a new version, or leave the version out"
+    )]
+    VersionConflict {
+        /// Which workflow.
+        key: WorkflowKey,
+        /// Which version.
+        version: Version,
+    },
+    /// Neither recipients nor `params.actor_id` is given.
+    #[error("there is no recipient; give recipients, or an `actor_id` in params")]
+    NoRecipient,
+    /// Not a JSON object, or text that PostgreSQL cannot keep.
+    #[error("{what} {problem}")]
+    BadJson {
+        /// Which value.
+        what: &'static str,
+        /// What is wrong and how to mend it.
+        problem: &'static str,
+    },
+    /// A name that is blank, too long or holds a control character.
+    #[error(transparent)]
+    BadName(#[from] BadName),
+    /// The same idempotency key began another workflow.
+    #[error(
+        "the idempotency key was used for the workflow `{first}`; use another key for another workflow"
+    )]
+    KeyReused {
+        /// The workflow it began.
+        first: String,
+    },
+    /// The database, or a row in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn first(mistakes: &[DefinitionError]) -> String {
+    mistakes
+        .first()
+        .map_or_else(String::new, ToString::to_string)
+}
+
+impl From<sqlx::Error> for FlowError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl FlowError {
+    /// A stable name of the refusal.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownWorkflow(_) => "unknown_workflow",
+            Self::WorkflowPaused(_) => "workflow_paused",
+            Self::InvalidDefinition(_) => "invalid_definition",
+            Self::VersionConflict { .. } => "workflow_definition_version_conflict",
+            Self::NoRecipient => "no_recipient",
+            Self::BadJson { .. } => "bad_json",
+            Self::BadName(_) => "bad_name",
+            Self::KeyReused { .. } => "idempotency_key_reused",
+            Self::Store(_) => "store",
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Where a run is, why, and what comes next: from rows alone.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::{Chimeway, FlowError};
+use crate::{
+    ids::{DeliveryId, RunId, TenantId},
+    store::{StoreError, runs, transitions, transitions::StoredTransition},
+};
+
+/// Where a run is and why.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Which run.
+    pub id: RunId,
+    /// Whose it is.
+    pub tenant_id: String,
+    /// Its workflow.
+    pub workflow: Option<String>,
+    /// The version it follows.
+    pub version: Option<i32>,
+    /// active, waiting, completed, stopped or failed.
+    pub state: String,
+    /// Why it is where it is.
+    pub status_reason: String,
+    /// The step it is in, or ended in.
+    pub current_step_name: Option<String>,
+    /// When its wait ends by itself.
+    pub suspended_until: Option<DateTime<Utc>>,
+    /// The signals that end its wait.
+    pub pending_signals: Vec<String>,
+    /// Why it ended.
+    pub terminal_reason: Option<String>,
+    /// Why it was set aside.
+    pub quarantine_reason: Option<String>,
+    /// How many steps it has entered.
+    pub visit: i32,
+    /// The instant of its trigger.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// What it sent or is to send, in order.
+    pub deliveries: Vec<DeliveryFacts>,
+    /// What will happen, when, or what it waits for: one sentence.
+    #[serde(default)]
+    pub next: String,
+    #[serde(default, skip_serializing)]
+    now: DateTime<Utc>,
+    #[serde(default, skip_serializing)]
+    wake_at: Option<DateTime<Utc>>,
+}
+
+/// One message of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryFacts {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// Which channel carries it.
+    pub channel: String,
+    /// pending, dispatched, succeeded, failed, suppressed or cancelled.
+    pub status: String,
+    /// Why.
+    pub status_reason: Option<String>,
+    /// Tries that count.
+    pub attempts: i32,
+    /// When it is tried next.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// The step that sends it.
+    pub step: Option<String>,
+    /// The visit that made it.
+    pub visit: i32,
+    /// Until when a worker holds it.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// Its result is recorded, and the run has not been told yet.
+    pub progress_owed: bool,
+    /// How its last try ended.
+    pub last_outcome: Option<String>,
+}
+
+impl Chimeway {
+    /// Where one tenant's run is and why; `None` where that tenant has no such run, whoever else has.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Store`].
+    pub async fn explain(
+        &self,
+        conn: &mut PgConnection,
+        tenant: &TenantId,
+        run: RunId,
+    ) -> Result<Option<Explanation>, FlowError> {
+        let Some(facts) = runs::explain(conn, tenant.as_str(), run).await? else {
+            return Ok(None);
+        };
+        let mut explanation: Explanation =
+            serde_json::from_value(facts).map_err(|_| StoreError::Inconsistent {
+                table: "workflow_runs",
+                column: "explain",
+                row: run.0,
+            })?;
+        explanation.next = explanation.sentence();
+        Ok(Some(explanation))
+    }
+
+    /// The history of one tenant's run, oldest first, the newest `limit` lines of it where that is
+    /// given; `None` where that tenant has no such run.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Store`].
+    pub async fn traces(
+        &self,
+        conn: &mut PgConnection,
+        tenant: &TenantId,
+        run: RunId,
+        limit: Option<i64>,
+    ) -> Result<Option<Vec<StoredTransition>>, FlowError> {
+        let lines = transitions::of_run(conn, tenant.as_str(), run, limit).await?;
+        // Every run has a first line: none means no such run, unless none was asked for.
+        if lines.is_empty() && self.explain(conn, tenant, run).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(lines))
+    }
+}
+
+impl Explanation {
+    fn sentence(&self) -> String {
+        if let Some(reason) = &self.quarantine_reason {
+            return format!("Nothing happens by itself: the run was set aside ({reason}).");
+        }
+        match self.state.as_str() {
+            "completed" => format!("Nothing: the run is completed.{}", self.still_out()),
+            "stopped" | "failed" => {
+                let reason = self.terminal_reason.as_deref().unwrap_or("no reason kept");
+                let ended = &self.state;
+                format!(
+                    "Nothing: the run {} ({reason}).{}",
+                    verb(ended),
+                    self.still_out()
+                )
+            }
+            "waiting" => self.waiting(),
+            _ => self.active(),
+        }
+    }
+
+    fn waiting(&self) -> String {
+        let until = self
+            .suspended_until
+            .map_or_else(|| "an unknown time".to_owned(), instant);
+        let signals = or_list(&self.pending_signals);
+        match (self.is_due(self.suspended_until), signals) {
+            (true, _) => format!("The wait ended at {until}; a worker is about to go on."),
+            (false, Some(signals)) => format!(
+                "Waits until {until}, then goes on; the signal {signals} ends the wait before that."
+            ),
+            (false, None) => format!("Waits until {until}, then goes on."),
+        }
+    }
+
+    fn active(&self) -> String {
+        let current = self
+            .deliveries
+            .iter()
+            .rev()
+            .find(|delivery| delivery.visit == self.visit);
+        let Some(delivery) = current else {
+            return if self.wake_at.is_some() {
+                "A worker is about to enter the current step.".to_owned()
+            } else {
+                "A worker is about to go on.".to_owned()
+            };
+        };
+        if delivery.progress_owed {
+            return "The message has its result; the run goes on as soon as another session lets go \
+                    of its row."
+                .to_owned();
+        }
+        let channel = &delivery.channel;
+        let tries = delivery.attempts;
+        match delivery.status.as_str() {
+            "pending" if self.is_due(delivery.next_attempt_at) => {
+                format!("The {channel} message is about to be sent.")
+            }
+            "dispatched" => match delivery.lease_until {
+                Some(until) if self.is_due(Some(until)) => format!(
+                    "The worker that was sending the {channel} message has vanished; it may have been \
+                     sent, and is about to be tried again."
+                ),
+                _ => format!("The {channel} message is being sent (try {tries})."),
+            },
+            "failed" | "pending" => {
+                let at = delivery
+                    .next_attempt_at
+                    .map_or_else(|| "once due".to_owned(), |at| format!("at {}", instant(at)));
+                let unknown = if delivery.last_outcome.as_deref() == Some("unknown") {
+                    " The last try may have been sent: its worker vanished."
+                } else {
+                    ""
+                };
+                format!(
+                    "The {channel} message is tried again {at}; {tries} {} so far.{unknown}",
+                    if tries == 1 { "try" } else { "tries" },
+                )
+            }
+            _ => "A worker is about to go on.".to_owned(),
+        }
+    }
+
+    /// A message that was being sent when the run ended.
+    fn still_out(&self) -> String {
+        let out = self
+            .deliveries
+            .iter()
+            .find(|delivery| delivery.status == "dispatched");
+        out.map_or_else(String::new, |delivery| {
+            format!(" One {} message is still being sent.", delivery.channel)
+        })
+    }
+
+    fn is_due(&self, at: Option<DateTime<Utc>>) -> bool {
+        at.is_some_and(|at| at <= self.now)
+    }
+}
+
+fn verb(state: &str) -> &str {
+    if state == "stopped" {
+        "was stopped"
+    } else {
+        "failed"
+    }
+}
+
+fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn or_list(names: &[String]) -> Option<String> {
+    match names {
+        [] => None,
+        [one] => Some(format!("`{one}`")),
+        [first @ .., last] => Some(format!("`{}` or `{last}`", first.join("`, `"))),
+    }
+}

@@ -1,0 +1,232 @@
+//! Transaction scripts: where decisions meet the database. Lock, decide, save.
+//!
+//! [`Chimeway`] is the handle a host holds. Its calls that write take the caller's connection and have
+//! the fate of the caller's transaction. What happens after a commit is done by the same handlers
+//! either way: by a fleet of workers ([`workers`], the [`Dispatcher::Queued`] way), or in this process
+//! by [`Chimeway::settle`] (the [`Dispatcher::Inline`] way, for tests and development).
+//!
+//! Must not: hold SQL, name apalis, make a network call inside a transaction.
+
+pub mod apply;
+mod batch;
+mod commit;
+mod definitions;
+mod deliver;
+mod dispatch;
+mod due;
+pub mod error;
+mod expand;
+pub mod explain;
+pub mod hooks;
+pub mod inbox;
+mod owed;
+mod progress;
+mod record;
+mod route;
+mod start;
+mod sweep;
+pub mod track;
+pub mod trigger;
+pub mod workers;
+
+use std::{sync::Arc, time::Duration};
+
+pub use apply::{Applied, ApplyStatus};
+pub use dispatch::Settled;
+pub use error::FlowError;
+pub use explain::{DeliveryFacts, Explanation};
+pub use hooks::{Hook, Point};
+pub use inbox::Inbox;
+pub use track::Signal;
+pub use trigger::{Recipient, Trigger, Triggered};
+
+use crate::{
+    channels::{Channel, Registry},
+    definition::Known,
+    engine::Budget,
+    ids::{BadName, ChannelName},
+    queue::{QueueName, Wakes},
+};
+
+/// Who does what a commit made due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dispatcher {
+    /// A fleet of workers, in this process or another.
+    #[default]
+    Queued,
+    /// This process, when it calls [`Chimeway::settle`]. For tests and development.
+    Inline,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// How long a claim is held; 30 s. A claim not recorded by then is closed as unknown.
+    pub lease: Duration,
+    /// How long a channel may take; 20 s. Less than the lease.
+    pub send: Duration,
+    /// How long after its end a lease is closed; 2 s, so that a worker that was kept from the database
+    /// records first.
+    pub grace: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            send: Duration::from_secs(20),
+            grace: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The handle a host holds; cheap to clone.
+#[derive(Clone)]
+pub struct Chimeway {
+    core: Arc<Core>,
+}
+
+/// What every script shares.
+pub(crate) struct Core {
+    pub(crate) channels: Registry,
+    pub(crate) known: Known,
+    pub(crate) definitions: definitions::Cache,
+    pub(crate) wakes: Wakes,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) worker: String,
+    pub(crate) timing: Timing,
+    pub(crate) budget: Budget,
+    pub(crate) hook: Option<Hook>,
+}
+
+impl Chimeway {
+    /// A handle with the built-in channels, to be changed before it is built.
+    #[must_use]
+    pub fn builder() -> ChimewayBuilder {
+        ChimewayBuilder::default()
+    }
+
+    /// The channels that documents may name.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.core.known.clone()
+    }
+
+    /// This process, as attempts and leases keep it.
+    #[must_use]
+    pub fn worker_name(&self) -> &str {
+        &self.core.worker
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+}
+
+/// Makes a [`Chimeway`].
+#[derive(Default)]
+pub struct ChimewayBuilder {
+    channels: Registry,
+    known: Vec<ChannelName>,
+    dispatcher: Dispatcher,
+    worker: Option<String>,
+    timing: Timing,
+    hook: Option<Hook>,
+}
+
+impl ChimewayBuilder {
+    /// Registers a channel under a name; documents may then name it. Replaces one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn channel(mut self, name: &str, channel: impl Channel) -> Result<Self, BadName> {
+        let name = ChannelName::new(name)?;
+        self.channels.register(&name, Arc::new(channel));
+        self.known.push(name);
+        Ok(self)
+    }
+
+    /// A channel that documents may name although this process cannot send over it.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn extra_channel(mut self, name: &str) -> Result<Self, BadName> {
+        self.known.push(ChannelName::new(name)?);
+        Ok(self)
+    }
+
+    /// Who does what a commit made due; [`Dispatcher::Queued`] unless told otherwise.
+    #[must_use]
+    pub fn dispatcher(mut self, dispatcher: Dispatcher) -> Self {
+        self.dispatcher = dispatcher;
+        self
+    }
+
+    /// The name of this process in attempts and leases: unique among those that live. By default made
+    /// of the process's number and a fresh id.
+    #[must_use]
+    pub fn worker_name(mut self, name: impl Into<String>) -> Self {
+        self.worker = Some(name.into());
+        self
+    }
+
+    /// How long things may take.
+    #[must_use]
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// Called at named points of the handlers: for tests that need a crash or a pause there.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn hook(mut self, hook: Hook) -> Self {
+        self.hook = Some(hook);
+        self
+    }
+
+    /// The handle.
+    #[must_use]
+    pub fn build(self) -> Chimeway {
+        let worker = self
+            .worker
+            .unwrap_or_else(|| format!("{}-{}", std::process::id(), crate::ids::fresh().simple()));
+        Chimeway {
+            core: Arc::new(Core {
+                channels: self.channels,
+                known: Known::default().with_channels(self.known),
+                definitions: definitions::Cache::default(),
+                wakes: Wakes::default(),
+                dispatcher: self.dispatcher,
+                worker,
+                timing: self.timing,
+                budget: Budget::default(),
+                hook: self.hook,
+            }),
+        }
+    }
+}
+
+impl Core {
+    /// What a worker's committed transaction made due is told to this process's own queues.
+    pub(crate) fn wake_after(&self, made: &progress::Made) {
+        if made.planned > 0 {
+            self.wakes.of(QueueName::Delivery).now();
+        }
+        if let Some(delay) = made.next_wake {
+            self.wakes.of(QueueName::Workflows).later(delay);
+        }
+        if let Some(delay) = made.next_retry {
+            self.wakes.of(QueueName::Delivery).later(delay);
+        }
+    }
+
+    /// Pauses or crashes there, where a test asked for it.
+    pub(crate) async fn reach(&self, point: Point) {
+        if let Some(hook) = &self.hook {
+            hook(point).await;
+        }
+    }
+}

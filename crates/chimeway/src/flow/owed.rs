@@ -1,0 +1,87 @@
+//! Results that could not be told to their runs when they were recorded, because another session held
+//! the run's row.
+
+use std::collections::{HashMap, VecDeque};
+
+use sqlx::PgConnection;
+
+use super::{Core, batch::DueWork, progress, progress::Made};
+use crate::{
+    engine::{Input, attempt, input::Delivered},
+    ids::{DeliveryId, RunId},
+    store::{
+        StoreResult,
+        deliveries::{self, OwedRow, parse_status},
+        runs,
+    },
+};
+
+/// Tells runs what they are owed.
+pub(super) struct Owed<'a> {
+    pub(super) core: &'a Core,
+}
+
+impl DueWork for Owed<'_> {
+    type Id = DeliveryId;
+    type Row = OwedRow;
+    const LIMIT: i64 = 500;
+
+    /// Delivery rows come before run rows here, against the lock order; nothing is waited for on the
+    /// way, so that no circle can close.
+    async fn lock(
+        &self,
+        conn: &mut PgConnection,
+        among: Option<&[DeliveryId]>,
+        limit: i64,
+    ) -> StoreResult<Vec<OwedRow>> {
+        deliveries::owed(conn, among, limit).await
+    }
+
+    fn id(row: &OwedRow) -> DeliveryId {
+        row.id
+    }
+
+    async fn work(&self, conn: &mut PgConnection, rows: Vec<OwedRow>) -> StoreResult<Made> {
+        let asked: Vec<RunId> = rows.iter().map(|row| row.run).collect();
+        let locked = runs::lock(conn, &asked).await?;
+        let skipped = progress::skipped(conn, asked, &locked).await?;
+        let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
+        let (mut settled, mut again) = (vec![], vec![]);
+        for row in rows {
+            if skipped.contains(&row.run) {
+                again.push(row.id);
+                continue;
+            }
+            settled.push(row.id);
+            let status = parse_status(row.id, &row.status)?;
+            if let Some(outcome) = attempt::outcome_of(status, row.status_reason.as_deref()) {
+                let result = Delivered {
+                    delivery: row.id,
+                    visit: row.visit,
+                    outcome,
+                    status,
+                };
+                inputs
+                    .entry(row.run)
+                    .or_default()
+                    .push_back(Input::Delivered(result));
+            }
+        }
+        let mut made = progress::advance(self.core, conn, locked, inputs).await?;
+        deliveries::settle_owed(conn, &settled).await?;
+        deliveries::owe_progress(conn, &again).await?;
+        if !again.is_empty() {
+            made.wakes_in(chrono::TimeDelta::milliseconds(20));
+        }
+        Ok(made)
+    }
+
+    async fn fail(
+        &self,
+        conn: &mut PgConnection,
+        id: &DeliveryId,
+        _reason: &str,
+    ) -> StoreResult<()> {
+        deliveries::owe_progress(conn, &[*id]).await
+    }
+}

@@ -1,0 +1,259 @@
+//! The third beat of a delivery: attempt row, status, and the run moved on, in one transaction for a
+//! whole batch. Closing an expired lease goes the same way.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::{
+    Core, Point,
+    batch::Work,
+    progress::{self, Made},
+};
+use crate::{
+    definition::{Outcome, StepIndex},
+    engine::{
+        AttemptResult, DeliveryStatus, Input, Settled, attempt, attempt::status_reason,
+        input::Delivered,
+    },
+    ids::{AttemptNumber, DeliveryId, RunId, Visit},
+    store::{
+        StoreError, StoreResult,
+        deliveries::{self, ClaimRef, NewAttempt, Recording},
+        runs,
+    },
+};
+
+/// A try that has come to its end, or whose lease has.
+#[derive(Debug, Clone)]
+pub(crate) struct Attempted {
+    pub(super) claim: ClaimRef,
+    pub(super) number: AttemptNumber,
+    /// Crashes before this try.
+    pub(super) crashes: i32,
+    pub(super) run: RunId,
+    pub(super) visit: Visit,
+    pub(super) result: AttemptResult,
+    pub(super) adapter: String,
+    pub(super) worker: String,
+    pub(super) provider_message_id: Option<String>,
+    pub(super) response: Option<Value>,
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) took: Duration,
+    /// Spreads the next try, in `0.0..1.0`.
+    pub(super) jitter: f64,
+    /// Not sent at all: its run had moved on.
+    pub(super) superseded: bool,
+}
+
+impl Attempted {
+    fn closing(&self) -> bool {
+        self.result == AttemptResult::Unknown
+    }
+
+    fn settle(&self, core: &Core) -> Settled {
+        if self.superseded {
+            return Settled {
+                status: DeliveryStatus::Cancelled,
+                reason: Some(status_reason::SUPERSEDED),
+                retry_in: None,
+                outcome: Outcome::Suppressed,
+            };
+        }
+        let crashes = self.crashes + i32::from(self.closing());
+        attempt::settle(
+            self.result,
+            self.number.0,
+            crashes,
+            core.budget,
+            self.jitter,
+        )
+    }
+
+    fn recording(&self, settled: &Settled) -> Recording {
+        Recording {
+            claim: self.claim,
+            status: settled.status.as_str(),
+            status_reason: settled.reason,
+            retry_in: settled.retry_in,
+            closing: self.closing(),
+            uncounted: self.superseded,
+        }
+    }
+
+    fn attempt(&self) -> NewAttempt {
+        let (outcome, error_class) = self.result.as_row();
+        NewAttempt {
+            claim: self.claim,
+            number: self.number,
+            outcome,
+            error_class,
+            adapter: self.adapter.clone(),
+            worker: self.worker.clone(),
+            provider_message_id: self.provider_message_id.clone(),
+            response: self.response.clone(),
+            started_at: self.started_at,
+            took: self.took,
+        }
+    }
+}
+
+/// Records tries in batches.
+pub(super) struct Record<'a> {
+    pub(super) core: &'a Core,
+}
+
+impl Work for Record<'_> {
+    type Item = Attempted;
+    type Output = Made;
+
+    async fn run(&self, conn: &mut PgConnection, items: &[Attempted]) -> StoreResult<Made> {
+        let made = record(self.core, conn, items).await?;
+        self.core.reach(Point::BeforeRecordCommit).await;
+        Ok(made)
+    }
+
+    /// A record that the database does not take is written without what the provider said: the send
+    /// happened, and its result counts.
+    async fn set_aside(
+        &self,
+        conn: &mut PgConnection,
+        item: &Attempted,
+        error: &StoreError,
+    ) -> StoreResult<Option<Made>> {
+        let delivery = item.claim.id;
+        let sqlstate = error.sqlstate().unwrap_or_default();
+        tracing::error!(delivery.id = %delivery, sqlstate, "a result is recorded without the provider's answer");
+        let bare = Attempted {
+            provider_message_id: None,
+            response: None,
+            ..item.clone()
+        };
+        record(self.core, conn, &[bare]).await.map(Some)
+    }
+}
+
+async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> StoreResult<Made> {
+    // A result that came just before its lease was closed: one row is written once.
+    let real: HashSet<ClaimRef> = items
+        .iter()
+        .filter(|item| !item.closing())
+        .map(|item| item.claim)
+        .collect();
+    let items: Vec<&Attempted> = items
+        .iter()
+        .filter(|item| !item.closing() || !real.contains(&item.claim))
+        .collect();
+
+    let runs_asked: Vec<RunId> = sorted(items.iter().map(|item| item.run));
+    let rows = runs::lock(conn, &runs_asked).await?;
+    let skipped = progress::skipped(conn, runs_asked.iter().copied(), &rows).await?;
+    let definitions = core
+        .definitions
+        .get(conn, rows.iter().map(|row| row.workflow_definition_id))
+        .await?;
+
+    // Where each run is, for those that are ours: its visit, and whether a visit may leave a message
+    // behind that is still being tried.
+    let current: HashMap<RunId, (Visit, bool)> = rows
+        .iter()
+        .filter_map(|row| {
+            let definition = definitions.get(&row.workflow_definition_id)?;
+            let early = (0..definition.plan.steps.len()).any(|place| {
+                definition
+                    .step(StepIndex(place))
+                    .on_outcome
+                    .contains_key(&Outcome::TemporaryFailure)
+            });
+            Some((row.id, (Visit(row.visit), early)))
+        })
+        .collect();
+
+    let mut made = Made::default();
+    let settled: Vec<Settled> = items
+        .iter()
+        .map(|item| {
+            let settled = item.settle(core);
+            let goes_on = match current.get(&item.run) {
+                Some((visit, early)) => *visit == item.visit || *early,
+                None => skipped.contains(&item.run),
+            };
+            if settled.retry_in.is_some() && !goes_on {
+                Settled {
+                    status: DeliveryStatus::Cancelled,
+                    reason: Some(status_reason::SUPERSEDED),
+                    retry_in: None,
+                    ..settled
+                }
+            } else {
+                settled
+            }
+        })
+        .collect();
+    let recordings: Vec<Recording> = items
+        .iter()
+        .zip(&settled)
+        .map(|(item, settled)| item.recording(settled))
+        .collect();
+    let decided: HashSet<DeliveryId> = deliveries::record(conn, &recordings)
+        .await?
+        .into_iter()
+        .collect();
+
+    let attempts: Vec<NewAttempt> = items
+        .iter()
+        .filter(|item| !item.superseded && (!item.closing() || decided.contains(&item.claim.id)))
+        .map(|item| item.attempt())
+        .collect();
+    deliveries::insert_attempts(conn, &attempts).await?;
+
+    let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
+    let mut owed = vec![];
+    for (item, settled) in items.iter().zip(&settled) {
+        if !decided.contains(&item.claim.id) || item.superseded {
+            continue;
+        }
+        if let Some(delay) = settled.retry_in {
+            made.retries_in(delay);
+        }
+        let result = Delivered {
+            delivery: item.claim.id,
+            visit: item.visit,
+            outcome: settled.outcome,
+            status: settled.status,
+        };
+        if current.contains_key(&item.run) {
+            inputs
+                .entry(item.run)
+                .or_default()
+                .push_back(Input::Delivered(result));
+        } else if skipped.contains(&item.run) {
+            owed.push(item.claim.id);
+        }
+    }
+    if !owed.is_empty() {
+        made.wakes_in(chrono::TimeDelta::milliseconds(20));
+    }
+    let advanced = progress::advance(core, conn, rows, inputs).await?;
+    deliveries::owe_progress(conn, &owed).await?;
+    if let Some(delay) = advanced.next_wake {
+        made.wakes_in(chrono::TimeDelta::from_std(delay).unwrap_or_default());
+    }
+    Ok(Made {
+        moved: advanced.moved,
+        planned: advanced.planned,
+        ..made
+    })
+}
+
+fn sorted<T: Ord>(ids: impl Iterator<Item = T>) -> Vec<T> {
+    let mut ids: Vec<T> = ids.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

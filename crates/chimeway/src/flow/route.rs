@@ -1,0 +1,161 @@
+//! Showing signals to the runs that may wait for them.
+//!
+//! All live runs of the actor are locked, waiting or not: one that is entering a wait at this moment
+//! would miss the signal otherwise. What a run then does about it is the look-up of `progress`, the
+//! same as on entering and leaving a wait; nothing is passed along from here. A signal stays unrouted
+//! while another session holds one of its runs.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::PgConnection;
+
+use super::{Core, Point, batch::DueWork, progress, progress::Made};
+use crate::{
+    ids::{RunId, SignalId},
+    store::{
+        StoreResult, runs,
+        signals::{self, Candidate},
+    },
+};
+
+/// How many runs of one actor one transaction shows a signal to.
+const RUNS_PER_SIGNAL: usize = 1_000;
+/// How many runs one transaction locks.
+const RUNS_AT_ONCE: usize = 2_000;
+
+/// Routes due signals.
+pub(super) struct Route<'a> {
+    pub(super) core: &'a Core,
+}
+
+impl DueWork for Route<'_> {
+    type Id = SignalId;
+    type Row = SignalId;
+    const LIMIT: i64 = 500;
+
+    async fn lock(
+        &self,
+        conn: &mut PgConnection,
+        among: Option<&[SignalId]>,
+        limit: i64,
+    ) -> StoreResult<Vec<SignalId>> {
+        self.core.reach(Point::BeforeRoute).await;
+        signals::lock_due(conn, among, limit).await
+    }
+
+    fn id(row: &SignalId) -> SignalId {
+        *row
+    }
+
+    async fn work(&self, conn: &mut PgConnection, due: Vec<SignalId>) -> StoreResult<Made> {
+        // One more than is taken tells whether there are more.
+        let most = i64::try_from(RUNS_PER_SIGNAL + 1).unwrap_or(i64::MAX);
+        let candidates = signals::candidates(conn, &due, most).await?;
+        let plan = Plan::of(&due, candidates);
+
+        let mut asked: Vec<RunId> = plan.runs().collect();
+        asked.sort_unstable();
+        asked.dedup();
+        let rows = runs::lock(conn, &asked).await?;
+        let skipped = progress::skipped(conn, asked, &rows).await?;
+        let made = progress::advance(self.core, conn, rows, HashMap::new()).await?;
+
+        let (mut routed, mut deferred, mut partly) = (vec![], vec![], vec![]);
+        for (signal, part) in plan.signals {
+            if part.runs.iter().any(|run| skipped.contains(run)) {
+                deferred.push(signal);
+            } else if let (true, Some(last)) = (part.more, part.runs.last()) {
+                partly.push(Candidate { signal, run: *last });
+            } else {
+                routed.push(signal);
+            }
+        }
+        signals::mark_routed(conn, &routed).await?;
+        signals::defer(conn, &deferred).await?;
+        signals::advance(conn, &partly).await?;
+        Ok(made)
+    }
+
+    async fn fail(&self, conn: &mut PgConnection, id: &SignalId, reason: &str) -> StoreResult<()> {
+        signals::fail(conn, *id, reason).await
+    }
+}
+
+/// Which runs this transaction shows each signal to.
+struct Plan {
+    signals: Vec<(SignalId, Part)>,
+}
+
+#[derive(Default)]
+struct Part {
+    runs: Vec<RunId>,
+    /// The actor has more runs than these.
+    more: bool,
+}
+
+impl Plan {
+    /// Takes signals in order while their runs are few enough, at least one. Those left out stay due.
+    fn of(due: &[SignalId], candidates: Vec<Candidate>) -> Self {
+        let mut parts: HashMap<SignalId, Part> = HashMap::new();
+        for Candidate { signal, run } in candidates {
+            let part = parts.entry(signal).or_default();
+            if part.runs.len() < RUNS_PER_SIGNAL {
+                part.runs.push(run);
+            } else {
+                part.more = true;
+            }
+        }
+        let mut seen = HashSet::new();
+        let mut signals = vec![];
+        for signal in due {
+            let part = parts.remove(signal).unwrap_or_default();
+            seen.extend(part.runs.iter().copied());
+            if !signals.is_empty() && seen.len() > RUNS_AT_ONCE {
+                break;
+            }
+            signals.push((*signal, part));
+        }
+        Self { signals }
+    }
+
+    fn runs(&self) -> impl Iterator<Item = RunId> {
+        self.signals
+            .iter()
+            .flat_map(|(_, part)| part.runs.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(signal: SignalId, runs: usize) -> Vec<Candidate> {
+        (0..runs)
+            .map(|_| Candidate {
+                signal,
+                run: RunId::fresh(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_actor_with_very_many_runs_is_shown_a_signal_in_parts() {
+        let signal = SignalId::fresh();
+        let plan = Plan::of(&[signal], candidates(signal, RUNS_PER_SIGNAL + 1));
+        assert_eq!(plan.runs().count(), RUNS_PER_SIGNAL);
+        assert!(plan.signals[0].1.more);
+        let plan = Plan::of(&[signal], candidates(signal, RUNS_PER_SIGNAL));
+        assert!(!plan.signals[0].1.more);
+    }
+
+    #[test]
+    fn signals_beyond_the_size_of_a_transaction_stay_due() {
+        let due: Vec<SignalId> = (0..5).map(|_| SignalId::fresh()).collect();
+        let all = due
+            .iter()
+            .flat_map(|signal| candidates(*signal, 900))
+            .collect();
+        assert_eq!(Plan::of(&due, all).signals.len(), 2);
+        assert_eq!(Plan::of(&due, vec![]).signals.len(), 5);
+    }
+}

@@ -1,0 +1,88 @@
+//! Closing leases that ended without a record, and the minute's safety net.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use sqlx::PgPool;
+
+use super::{
+    Core, batch,
+    progress::Made,
+    record::{Attempted, Record},
+};
+use crate::{
+    engine::AttemptResult,
+    store::{StoreResult, cron, deliveries},
+};
+
+/// How many leases one transaction closes.
+const LEASES: i64 = 500;
+
+/// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
+/// and the delivery is tried again, given up or set aside like after any other failure.
+pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usize> {
+    let expired = {
+        let mut tx = pool.begin().await?;
+        let rows = deliveries::expired(&mut tx, LEASES, core.timing.grace).await?;
+        tx.commit().await?;
+        rows
+    };
+    if expired.is_empty() {
+        return Ok(0);
+    }
+    let closed = expired.len();
+    let items = expired
+        .into_iter()
+        .map(|row| {
+            let lease = chrono::TimeDelta::from_std(core.timing.lease).unwrap_or_default();
+            let started_at = row.lease_until - lease;
+            Attempted {
+                claim: deliveries::ClaimRef {
+                    id: row.id,
+                    claim_no: row.claim_no,
+                },
+                number: row.attempt,
+                crashes: row.crashes,
+                run: row.run,
+                visit: row.visit,
+                result: AttemptResult::Unknown,
+                adapter: row.channel,
+                worker: row.owner,
+                provider_message_id: None,
+                response: None,
+                started_at,
+                took: (row.now - started_at).to_std().unwrap_or(Duration::ZERO),
+                jitter: rand::rng().random::<f64>(),
+                superseded: false,
+            }
+        })
+        .collect();
+    let made = batch::commit(pool, &Record { core }, items).await?;
+    core.wake_after(&made.into_iter().fold(Made::default(), Made::and));
+    tracing::warn!(
+        leases = closed,
+        "leases ended without a record; their tries are closed as unknown"
+    );
+    Ok(closed)
+}
+
+/// The minute's duty: takes the tick, or finds that another process has; looks at every queue, closes
+/// leases, forgets old ticks.
+pub(super) async fn sweep(
+    core: &Core,
+    pool: &PgPool,
+    name: &str,
+    tick: chrono::DateTime<chrono::Utc>,
+) -> StoreResult<bool> {
+    core.wakes.all();
+    let mut tx = pool.begin().await?;
+    let taken = cron::take_tick(&mut tx, name, tick).await?;
+    if taken {
+        cron::forget_old_ticks(&mut tx).await?;
+    }
+    tx.commit().await?;
+    if taken {
+        close_expired(core, pool).await?;
+    }
+    Ok(taken)
+}

@@ -1,0 +1,350 @@
+//! Starting runs inside the caller's transaction.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+
+use super::{Chimeway, Dispatcher, FlowError, apply, start};
+use crate::{
+    definition::{Document, Workflow},
+    ids::{ActorId, DefinitionId, EventId, TenantId, WorkflowKey},
+    queue::QueueName,
+    store::{events, settings, workflows},
+};
+
+/// Above this many recipients a worker makes the runs, in chunks, so that the caller's transaction
+/// stays short.
+const RECIPIENTS_IN_LINE: usize = 1_000;
+
+/// What starts a workflow.
+#[derive(Debug, Clone)]
+pub struct Trigger {
+    /// Which workflow.
+    pub workflow: WorkflowKey,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What messages are made of; a JSON object. `{}` by default.
+    pub params: Value,
+    /// Who is notified. Empty (the default): `params.actor_id`.
+    pub recipients: Vec<Recipient>,
+    /// Makes a repeated trigger return the first event and write nothing. Unique per tenant, for as
+    /// long as the event is kept.
+    pub idempotency_key: Option<String>,
+    /// Your own id for following a thing through systems.
+    pub correlation_id: Option<String>,
+    document: Option<Document>,
+}
+
+/// Who is notified, and how they are reached where that is known.
+#[derive(Debug, Clone)]
+pub struct Recipient {
+    /// Who, in your own words.
+    pub identity: ActorId,
+    /// What the recipient is: user, team.
+    pub kind: Option<String>,
+    /// Channel to address. Stored with the recipient, for later messages too.
+    pub addresses: BTreeMap<String, String>,
+    /// Language and region (BCP 47).
+    pub locale: Option<String>,
+    /// IANA name.
+    pub time_zone: Option<String>,
+}
+
+impl Recipient {
+    /// Someone of whom nothing else is known.
+    #[must_use]
+    pub fn new(identity: ActorId) -> Self {
+        Self {
+            identity,
+            kind: None,
+            addresses: BTreeMap::new(),
+            locale: None,
+            time_zone: None,
+        }
+    }
+
+    /// Adds an address.
+    #[must_use]
+    pub fn address(mut self, channel: impl Into<String>, address: impl Into<String>) -> Self {
+        self.addresses.insert(channel.into(), address.into());
+        self
+    }
+
+    fn is_reached(&self) -> bool {
+        !self.addresses.is_empty() || self.locale.is_some() || self.time_zone.is_some()
+    }
+}
+
+/// What a trigger did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Triggered {
+    /// It started runs.
+    New(EventId),
+    /// The idempotency key was used before: nothing was written.
+    Already(EventId),
+}
+
+impl Triggered {
+    /// The event, new or not.
+    #[must_use]
+    pub const fn event(self) -> EventId {
+        match self {
+            Self::New(event) | Self::Already(event) => event,
+        }
+    }
+}
+
+impl Trigger {
+    /// Starts the latest stored version of a workflow.
+    #[must_use]
+    pub fn new(workflow: WorkflowKey, tenant: TenantId) -> Self {
+        Self {
+            workflow,
+            tenant,
+            params: json!({}),
+            recipients: vec![],
+            idempotency_key: None,
+            correlation_id: None,
+            document: None,
+        }
+    }
+
+    /// Starts a workflow written in Rust; its definition is stored in the caller's transaction if it
+    /// is not yet.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::BadName`] if its document has no usable key.
+    pub fn of(workflow: &impl Workflow, tenant: TenantId) -> Result<Self, FlowError> {
+        let document = workflow.workflow();
+        let key = document
+            .value()
+            .get("key")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let key = WorkflowKey::new(key)?;
+        Ok(Self {
+            document: Some(document),
+            ..Self::new(key, tenant)
+        })
+    }
+
+    /// Sets what messages are made of.
+    #[must_use]
+    pub fn params(mut self, params: Value) -> Self {
+        self.params = params;
+        self
+    }
+
+    /// Adds a recipient.
+    #[must_use]
+    pub fn recipient(mut self, recipient: Recipient) -> Self {
+        self.recipients.push(recipient);
+        self
+    }
+
+    /// Makes a repeated trigger harmless.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Who is notified: those named, or `params.actor_id`.
+    fn resolved(&self) -> Result<Vec<Recipient>, FlowError> {
+        if !self.recipients.is_empty() {
+            return Ok(self.recipients.clone());
+        }
+        match self.params.get("actor_id").and_then(Value::as_str) {
+            Some(actor) => Ok(vec![Recipient::new(ActorId::new(actor)?)]),
+            None => Err(FlowError::NoRecipient),
+        }
+    }
+}
+
+impl Chimeway {
+    /// Starts a workflow for each recipient, inside the caller's transaction: it commits and rolls
+    /// back with it. Sends nothing itself; that begins when the caller has committed.
+    ///
+    /// A caller with the same idempotency key waits while another one's transaction with it is open.
+    /// Under READ COMMITTED a repeated key never aborts the caller's transaction; at stricter levels
+    /// the database may answer 40001.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::UnknownWorkflow`], [`FlowError::WorkflowPaused`], [`FlowError::NoRecipient`],
+    /// [`FlowError::BadJson`], [`FlowError::KeyReused`]: nothing was written, and the caller's
+    /// transaction can go on. [`FlowError::Store`]: it cannot.
+    pub async fn trigger(
+        &self,
+        conn: &mut PgConnection,
+        trigger: Trigger,
+    ) -> Result<Triggered, FlowError> {
+        check_json("params", &trigger.params)?;
+        let recipients = trigger.resolved()?;
+        if let Some(key) = trigger.idempotency_key.as_deref() {
+            check_key(key)?;
+        }
+        let later = recipients.len() > RECIPIENTS_IN_LINE;
+        let listed = later.then(|| identities(&recipients));
+        let (event, definition, started_at) = loop {
+            if let Some(already) = self.already(conn, &trigger).await? {
+                return Ok(already);
+            }
+            let definition = self.definition_of(conn, &trigger).await?;
+            let new = new_event(&trigger, definition, listed.clone());
+            let inserted = events::insert(conn, &[new]).await?;
+            if let Some((event, started_at)) = inserted.into_iter().next() {
+                break (event, definition, started_at);
+            }
+            // Another session committed the same key while this one waited for it: a new statement
+            // sees its event.
+        };
+        let reached: Vec<&Recipient> = recipients.iter().filter(|one| one.is_reached()).collect();
+        if !reached.is_empty() {
+            let reached = reached.into_iter().map(reach).collect::<Value>();
+            events::upsert_recipients(conn, trigger.tenant.as_str(), &reached).await?;
+        }
+        let mut queues = vec![QueueName::Workflows.as_str()];
+        if !later {
+            let loaded = self.core.definitions.get(conn, [definition]).await?;
+            let starts: Vec<start::Start> = recipients
+                .into_iter()
+                .map(|recipient| start::Start {
+                    event,
+                    tenant: trigger.tenant.clone(),
+                    definition,
+                    started_at,
+                    recipient: recipient.identity,
+                    kind: recipient.kind,
+                })
+                .collect();
+            let made = start::start(conn, &loaded, &starts).await?;
+            queues.clear();
+            if made.planned > 0 {
+                queues.push(QueueName::Delivery.as_str());
+            }
+            if made.next_wake.is_some() {
+                queues.push(QueueName::Workflows.as_str());
+            }
+        }
+        if self.core.dispatcher == Dispatcher::Queued {
+            settings::wake(conn, &queues).await?;
+        }
+        Ok(Triggered::New(event))
+    }
+
+    async fn already(
+        &self,
+        conn: &mut PgConnection,
+        trigger: &Trigger,
+    ) -> Result<Option<Triggered>, FlowError> {
+        let Some(key) = trigger.idempotency_key.as_deref() else {
+            return Ok(None);
+        };
+        match events::find_by_key(conn, trigger.tenant.as_str(), key).await? {
+            None => Ok(None),
+            Some((event, first)) if first == trigger.workflow.as_str() => {
+                Ok(Some(Triggered::Already(event)))
+            }
+            Some((_, first)) => Err(FlowError::KeyReused { first }),
+        }
+    }
+
+    async fn definition_of(
+        &self,
+        conn: &mut PgConnection,
+        trigger: &Trigger,
+    ) -> Result<DefinitionId, FlowError> {
+        let ensured = match &trigger.document {
+            Some(document) => Some(apply::ensure_document(&self.core, conn, document).await?),
+            None => None,
+        };
+        let key = &trigger.workflow;
+        match workflows::latest(conn, &[key.as_str()])
+            .await?
+            .into_iter()
+            .next()
+        {
+            None => Err(FlowError::UnknownWorkflow(key.clone())),
+            Some(latest) if !latest.active => Err(FlowError::WorkflowPaused(key.clone())),
+            Some(latest) => Ok(ensured.unwrap_or(latest.definition)),
+        }
+    }
+}
+
+fn new_event(
+    trigger: &Trigger,
+    definition: DefinitionId,
+    recipients: Option<Value>,
+) -> events::NewEvent {
+    events::NewEvent {
+        id: EventId::fresh(),
+        tenant: trigger.tenant.as_str().to_owned(),
+        workflow: trigger.workflow.as_str().to_owned(),
+        definition,
+        params: trigger.params.clone(),
+        expand_later: recipients.is_some(),
+        recipients,
+        correlation_id: trigger.correlation_id.clone(),
+        idempotency_key: trigger.idempotency_key.clone(),
+    }
+}
+
+fn reach(recipient: &Recipient) -> Value {
+    json!({
+        "identity": recipient.identity,
+        "type": recipient.kind,
+        "addresses": recipient.addresses,
+        "locale": recipient.locale,
+        "time_zone": recipient.time_zone,
+    })
+}
+
+fn identities(recipients: &[Recipient]) -> Value {
+    recipients
+        .iter()
+        .map(|recipient| json!({ "identity": recipient.identity, "type": recipient.kind }))
+        .collect()
+}
+
+fn check_key(key: &str) -> Result<(), FlowError> {
+    if key.trim().is_empty() || key.chars().count() > crate::ids::MAX_NAME || key.contains('\0') {
+        return Err(FlowError::BadJson {
+            what: "the idempotency key",
+            problem: "is blank or longer than 255 characters; leave it out, or give what makes this \
+                      trigger unique",
+        });
+    }
+    Ok(())
+}
+
+/// Refuses before a statement is sent what PostgreSQL would refuse, for that would abort the caller's
+/// transaction.
+pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowError> {
+    if !value.is_object() {
+        return Err(FlowError::BadJson {
+            what,
+            problem: "is not a JSON object; write {} for nothing",
+        });
+    }
+    if holds_nul(value) {
+        return Err(FlowError::BadJson {
+            what,
+            problem: "holds a NUL character, which PostgreSQL cannot keep; take it out",
+        });
+    }
+    Ok(())
+}
+
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}

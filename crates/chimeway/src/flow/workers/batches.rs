@@ -1,0 +1,182 @@
+//! The queues whose task is a batch: signals to route; events to expand and runs to look at.
+//!
+//! A look asks when each kind of work is due next. A kind that is due becomes one task, which takes up
+//! to a batch of its rows in one transaction; a kind is not taken up again while its task runs.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use crate::{
+    flow::{Core, batch, dispatch::HELD, due::Due, expand::Expand, owed::Owed, route::Route},
+    queue::{Fetched, QueueName, Source},
+    store::{
+        StoreResult,
+        due::{self, DueIn},
+    },
+};
+
+/// A kind of work that is done in batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Signals to route.
+    Signals,
+    /// Events to expand.
+    Events,
+    /// Runs to look at.
+    Runs,
+    /// Runs to tell a result.
+    Owed,
+}
+
+/// A queue of batches.
+pub(super) struct Batches {
+    core: Arc<Core>,
+    pool: PgPool,
+    queue: QueueName,
+    kinds: Vec<(Kind, Mutex<Pace>)>,
+}
+
+/// How a kind goes.
+#[derive(Debug, Default)]
+struct Pace {
+    running: bool,
+    /// How often in a row nothing could be taken although rows were due: another session holds them.
+    held: u32,
+    not_before: Option<Instant>,
+}
+
+impl Batches {
+    pub(super) fn signals(core: Arc<Core>, pool: PgPool) -> Self {
+        Self::of(core, pool, QueueName::Signals, &[Kind::Signals])
+    }
+
+    pub(super) fn workflows(core: Arc<Core>, pool: PgPool) -> Self {
+        Self::of(
+            core,
+            pool,
+            QueueName::Workflows,
+            &[Kind::Events, Kind::Owed, Kind::Runs],
+        )
+    }
+
+    fn of(core: Arc<Core>, pool: PgPool, queue: QueueName, kinds: &[Kind]) -> Self {
+        let kinds = kinds.iter().map(|kind| (*kind, Mutex::default())).collect();
+        Self {
+            core,
+            pool,
+            queue,
+            kinds,
+        }
+    }
+
+    async fn due(&self) -> StoreResult<Vec<(Kind, DueIn)>> {
+        let mut tx = self.pool.begin().await?;
+        let due = match self.queue {
+            QueueName::Signals => vec![(Kind::Signals, due::signals(&mut tx).await?)],
+            _ => {
+                let due = due::workflows(&mut tx).await?;
+                vec![
+                    (Kind::Events, due.events),
+                    (Kind::Owed, due.owed),
+                    (Kind::Runs, due.runs),
+                ]
+            }
+        };
+        tx.commit().await?;
+        Ok(due)
+    }
+
+    fn pace(&self, kind: Kind) -> Option<std::sync::MutexGuard<'_, Pace>> {
+        let (_, pace) = self.kinds.iter().find(|(known, _)| *known == kind)?;
+        Some(pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
+        let (core, pool) = (self.core.as_ref(), &self.pool);
+        let (took, _) = match kind {
+            Kind::Signals => batch::take(core, pool, &Route { core }).await?,
+            Kind::Events => batch::take(core, pool, &Expand { core }).await?,
+            Kind::Runs => batch::take(core, pool, &Due { core }).await?,
+            Kind::Owed => batch::take(core, pool, &Owed { core }).await?,
+        };
+        Ok(took)
+    }
+}
+
+/// Makes a kind free again when its task ends, however it ends.
+struct Running<'a> {
+    batches: &'a Batches,
+    kind: Kind,
+    took: usize,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(mut pace) = self.batches.pace(self.kind) {
+            pace.running = false;
+            if self.took == 0 {
+                let pause = HELD.0.saturating_mul(1 << pace.held.min(16)).min(HELD.1);
+                pace.held = pace.held.saturating_add(1);
+                pace.not_before = Some(Instant::now() + pause);
+            } else {
+                pace.held = 0;
+                pace.not_before = None;
+            }
+        }
+        // There may be more, and nobody else says so.
+        self.batches.core.wakes.of(self.batches.queue).now();
+    }
+}
+
+#[async_trait]
+impl Source for Batches {
+    type Job = Kind;
+
+    async fn fetch(&self, free: usize) -> StoreResult<Fetched<Kind>> {
+        let mut jobs = vec![];
+        let mut next_due: Option<Duration> = None;
+        for (kind, due) in self.due().await? {
+            let (Some(due), Some(mut pace)) = (due, self.pace(kind)) else {
+                continue;
+            };
+            if pace.running {
+                continue;
+            }
+            let held = pace.not_before.map_or(Duration::ZERO, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            let wait = due.max(held);
+            if wait == Duration::ZERO && jobs.len() < free {
+                pace.running = true;
+                jobs.push(kind);
+            } else {
+                next_due = Some(next_due.map_or(wait, |known| known.min(wait)));
+            }
+        }
+        Ok(Fetched { jobs, next_due })
+    }
+
+    async fn handle(&self, kind: Kind) {
+        let mut running = Running {
+            batches: self,
+            kind,
+            took: 0,
+        };
+        match self.take(kind).await {
+            Ok(took) => running.took = took.rows,
+            Err(error) => {
+                tracing::warn!(%error, ?kind, "a batch was not taken; its rows are still due");
+            }
+        }
+    }
+
+    async fn hand_back(&self) {
+        // A batch is claimed by the transaction that works on it: there is nothing to give back.
+    }
+}

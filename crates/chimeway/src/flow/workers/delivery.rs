@@ -1,0 +1,236 @@
+//! The delivery queue: a task is one claimed delivery.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use crate::{
+    flow::{
+        Core, Point,
+        commit::Stage,
+        deliver::{self, Claimed, Delivery},
+        dispatch::{self, definitions_of},
+        sweep,
+    },
+    queue::{Fetched, QueueName, Source},
+    store::{StoreResult, deliveries::ClaimRef, due},
+};
+
+/// How often expired leases are looked for.
+const LEASES_EVERY: Duration = Duration::from_secs(1);
+/// How long after the database came back leases are left alone: those who held them record first.
+const RECORDERS_FIRST: Duration = Duration::from_secs(3);
+
+/// The delivery queue of a process.
+pub(super) struct Deliveries {
+    core: Arc<Core>,
+    pool: PgPool,
+    stage: Stage,
+    limit: usize,
+    state: Mutex<State>,
+}
+
+/// What this process holds.
+#[derive(Default)]
+struct State {
+    /// Claimed, and its handler has not begun.
+    unbegun: HashMap<ClaimRef, Claimed>,
+    /// How many are claimed or being sent, per channel.
+    in_flight: HashMap<String, usize>,
+    /// One whose workers died repeatedly is being sent.
+    isolated: bool,
+    leases_at: Option<Instant>,
+    away: bool,
+}
+
+impl Deliveries {
+    pub(super) fn new(core: Arc<Core>, pool: PgPool, stage: Stage, limit: usize) -> Self {
+        Self {
+            core,
+            pool,
+            stage,
+            limit,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Half the slots for one channel, so that one whose provider hangs does not stop the others.
+    fn channel_cap(&self) -> usize {
+        self.limit.div_ceil(2)
+    }
+
+    fn register(&self, claimed: Vec<Claimed>, isolated: bool) -> Vec<ClaimRef> {
+        let mut state = self.state();
+        claimed
+            .into_iter()
+            .map(|claimed| {
+                let reference = claimed.reference();
+                *state
+                    .in_flight
+                    .entry(claimed.row.channel.clone())
+                    .or_default() += 1;
+                state.isolated |= isolated;
+                state.unbegun.insert(reference, claimed);
+                reference
+            })
+            .collect()
+    }
+
+    /// Claims for up to `free` slots, over channels that have slots left.
+    async fn claim(&self, free: usize) -> StoreResult<Vec<ClaimRef>> {
+        let cap = self.channel_cap();
+        let (full, room, isolated) = {
+            let state = self.state();
+            let full: Vec<String> = state
+                .in_flight
+                .iter()
+                .filter(|(_, count)| **count >= cap)
+                .map(|(channel, _)| channel.clone())
+                .collect();
+            let room = state
+                .in_flight
+                .values()
+                .filter(|count| **count < cap && **count > 0);
+            // A channel that is not full yet must not be filled beyond its half by one claim.
+            let room = room.map(|count| cap - count).min().unwrap_or(cap);
+            (full, room, state.isolated)
+        };
+        let limit = i64::try_from(free.min(room.max(1))).unwrap_or(1);
+        let mut claimed = vec![];
+        let rows = dispatch::claim(&self.core, &self.pool, limit, &full, false).await?;
+        let taken = rows.len();
+        claimed.extend(self.register(rows, false));
+        if !isolated && taken < free {
+            let rows = dispatch::claim(&self.core, &self.pool, 1, &full, true).await?;
+            claimed.extend(self.register(rows, true));
+        }
+        Ok(claimed)
+    }
+
+    /// Once a second, and not right after the database came back.
+    async fn close_leases(&self) -> StoreResult<()> {
+        let now = Instant::now();
+        {
+            let mut state = self.state();
+            if state.leases_at.is_some_and(|at| at > now) {
+                return Ok(());
+            }
+            state.leases_at = Some(now + LEASES_EVERY);
+        }
+        sweep::close_expired(&self.core, &self.pool).await?;
+        Ok(())
+    }
+
+    async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
+        let jobs = self.claim(free).await?;
+        self.close_leases().await?;
+        if !jobs.is_empty() {
+            return Ok(Fetched {
+                jobs,
+                next_due: None,
+            });
+        }
+        let mut tx = self.pool.begin().await?;
+        let next_due = due::deliveries(&mut tx).await?;
+        tx.commit().await?;
+        Ok(Fetched { jobs, next_due })
+    }
+}
+
+/// Frees a channel's slot when its send is over, however it ends.
+struct InFlight<'a> {
+    deliveries: &'a Deliveries,
+    channel: String,
+    isolated: bool,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut state = self.deliveries.state();
+        if let Some(count) = state.in_flight.get_mut(&self.channel) {
+            let was_full = *count >= self.deliveries.channel_cap();
+            *count -= 1;
+            if *count == 0 {
+                state.in_flight.remove(&self.channel);
+            }
+            if was_full {
+                self.deliveries.core.wakes.of(QueueName::Delivery).now();
+            }
+        }
+        if self.isolated {
+            state.isolated = false;
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Deliveries {
+    type Job = ClaimRef;
+
+    async fn fetch(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
+        let looked = self.look(free).await;
+        let mut state = self.state();
+        match &looked {
+            Err(_) => state.away = true,
+            Ok(_) if state.away => {
+                state.away = false;
+                state.leases_at = Some(Instant::now() + RECORDERS_FIRST);
+            }
+            Ok(_) => {}
+        }
+        looked
+    }
+
+    async fn handle(&self, job: ClaimRef) {
+        self.core.reach(Point::Claimed).await;
+        // Not there: the drain has given it back.
+        let Some(claimed) = self.state().unbegun.remove(&job) else {
+            return;
+        };
+        let _in_flight = InFlight {
+            deliveries: self,
+            channel: claimed.row.channel.clone(),
+            isolated: claimed.row.crashes >= crate::engine::attempt::CRASHES_BEFORE_ISOLATION,
+        };
+        let delivered =
+            match definitions_of(&self.core, &self.pool, std::slice::from_ref(&claimed)).await {
+                Ok(definitions) => deliver::deliver(&self.core, &claimed, &definitions).await,
+                Err(_) => Delivery::TooLate,
+            };
+        match delivered {
+            Delivery::Attempted(attempted) => self.stage.record(*attempted).await,
+            Delivery::TooLate => {
+                // Where even that fails, the lease ends by itself.
+                let _ = dispatch::hand_back(&self.pool, &[job]).await;
+            }
+        }
+    }
+
+    async fn hand_back(&self) {
+        let claims: Vec<ClaimRef> = {
+            let mut state = self.state();
+            state
+                .unbegun
+                .drain()
+                .map(|(reference, _)| reference)
+                .collect()
+        };
+        match dispatch::hand_back(&self.pool, &claims).await {
+            Ok(given) if given > 0 => tracing::info!(deliveries = given, "claims handed back"),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "claims could not be handed back; their leases end")
+            }
+        }
+    }
+}

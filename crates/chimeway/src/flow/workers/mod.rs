@@ -1,0 +1,118 @@
+//! The queued dispatcher: which queue runs which handlers.
+
+mod batches;
+mod cron;
+mod delivery;
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use sqlx::PgPool;
+
+use super::{Chimeway, commit::Stage};
+use crate::queue::{self, Health, QueueName, schedule::Duty};
+
+/// The workers of a process, made of a handle and a pool.
+///
+/// The pool needs about 10 connections at the default limits: each queue of batches holds at most one
+/// at a time per kind of work, claims one, recording one; handlers hold none while a channel works.
+pub struct Workers {
+    chimeway: Chimeway,
+    pool: PgPool,
+    limits: BTreeMap<QueueName, usize>,
+    listen: Option<PgPool>,
+    grace: Duration,
+    health: Arc<Health>,
+}
+
+impl Workers {
+    /// Workers of every queue at their default limits, listening through the same pool.
+    #[must_use]
+    pub fn new(chimeway: Chimeway, pool: PgPool) -> Self {
+        let limits = QueueName::ALL
+            .into_iter()
+            .map(|queue| (queue, queue.default_limit()))
+            .collect();
+        let listen = Some(pool.clone());
+        let grace = Duration::from_secs(25);
+        Self {
+            chimeway,
+            pool,
+            limits,
+            listen,
+            grace,
+            health: Arc::default(),
+        }
+    }
+
+    /// Sets how many tasks of a queue run at a time; 0 leaves it to other processes.
+    #[must_use]
+    pub fn limit(mut self, queue: QueueName, limit: usize) -> Self {
+        self.limits.insert(queue, limit);
+        self
+    }
+
+    /// Listens through another pool, or not at all: work is then found by polling, within a second.
+    #[must_use]
+    pub fn listen(mut self, pool: Option<PgPool>) -> Self {
+        self.listen = pool;
+        self
+    }
+
+    /// How long a drain may take; 25 s.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Whether the queues reach the database.
+    #[must_use]
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// How many tasks of each queue run at a time.
+    #[must_use]
+    pub fn limits(&self) -> &BTreeMap<QueueName, usize> {
+        &self.limits
+    }
+
+    /// Runs until `shutdown` ends, then drains: claims no more, hands back what was not begun, lets
+    /// sends finish and records them, within the grace. Comes back from any database error by itself.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let core = Arc::clone(self.chimeway.core());
+        let limit = |queue| self.limits.get(&queue).copied().unwrap_or_default();
+        let stage = Stage::start(Arc::clone(&core), self.pool.clone());
+        let delivery = Arc::new(delivery::Deliveries::new(
+            Arc::clone(&core),
+            self.pool.clone(),
+            stage,
+            limit(QueueName::Delivery),
+        ));
+        let signals = Arc::new(batches::Batches::signals(
+            Arc::clone(&core),
+            self.pool.clone(),
+        ));
+        let workflows = Arc::new(batches::Batches::workflows(
+            Arc::clone(&core),
+            self.pool.clone(),
+        ));
+        let sweep: Arc<dyn Duty> = Arc::new(cron::ProgressionSweep {
+            core: Arc::clone(&core),
+            pool: self.pool.clone(),
+        });
+        queue::Fleet::new(core.worker.clone(), core.wakes.clone(), self.health)
+            .grace(self.grace)
+            .listen(self.listen)
+            .queue(QueueName::Delivery, limit(QueueName::Delivery), &delivery)
+            .queue(QueueName::Signals, limit(QueueName::Signals), &signals)
+            .queue(
+                QueueName::Workflows,
+                limit(QueueName::Workflows),
+                &workflows,
+            )
+            .every_minute(limit(QueueName::Default), &sweep)
+            .run(shutdown)
+            .await;
+    }
+}

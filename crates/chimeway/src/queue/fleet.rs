@@ -1,0 +1,226 @@
+//! One apalis worker per queue, a cron worker, and the listener: started, supervised and drained
+//! together.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    future::Future,
+    str::FromStr as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt as _};
+use apalis_core::worker::ext::parallelize::ParallelizeExt as _;
+use apalis_cron::{CronScheduler, Tick};
+use sqlx::PgPool;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    QueueName, Source, Wakes,
+    backend::{Feed, RowBackend, Slotted},
+    listener,
+    schedule::{Duty, EVERY_MINUTE, planned},
+};
+use crate::store::StoreError;
+
+/// How long the pumps may take to finish the claim they have sent, before the drain goes on without
+/// them.
+const LAST_CLAIM: Duration = Duration::from_secs(5);
+
+/// Whether the queues reach the database.
+#[derive(Debug, Default)]
+pub struct Health {
+    lost: Mutex<BTreeSet<QueueName>>,
+    seen: Mutex<BTreeSet<QueueName>>,
+}
+
+impl Health {
+    /// Whether every queue that runs has reached the database, and none has lost it since.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        lock(&self.lost).is_empty() && !lock(&self.seen).is_empty()
+    }
+
+    pub(super) fn reached(&self, queue: QueueName) {
+        lock(&self.seen).insert(queue);
+        if lock(&self.lost).remove(&queue) {
+            tracing::info!(queue = %queue, "queue {queue} reaches the database again");
+        }
+    }
+
+    pub(super) fn lost(&self, queue: QueueName, error: &StoreError) {
+        if lock(&self.lost).insert(queue) {
+            let reason = causes(error);
+            tracing::warn!(queue = %queue, error = %reason, "queue {queue} cannot claim; it will try again");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error with its causes, on one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The workers of a process.
+pub struct Fleet {
+    name: String,
+    monitor: Monitor,
+    wakes: Wakes,
+    health: Arc<Health>,
+    draining: CancellationToken,
+    pumps: TaskTracker,
+    sources: Vec<Arc<dyn HandBack>>,
+    listen: Option<PgPool>,
+    grace: Duration,
+}
+
+/// What the drain needs of a source.
+#[async_trait::async_trait]
+trait HandBack: Send + Sync {
+    async fn hand_back(&self);
+}
+
+#[async_trait::async_trait]
+impl<S: Source> HandBack for S {
+    async fn hand_back(&self) {
+        Source::hand_back(self).await;
+    }
+}
+
+impl Fleet {
+    /// A fleet without workers. `name` is this process: unique among those that live.
+    #[must_use]
+    pub fn new(name: impl Into<String>, wakes: Wakes, health: Arc<Health>) -> Self {
+        Self {
+            name: name.into(),
+            monitor: Monitor::new().should_restart(|_, _| true),
+            wakes,
+            health,
+            draining: CancellationToken::new(),
+            pumps: TaskTracker::new(),
+            sources: vec![],
+            listen: None,
+            grace: Duration::from_secs(25),
+        }
+    }
+
+    /// How long a drain may take; 25 s.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Listens for NOTIFY through a pool that allows it (not a transaction-mode pooler).
+    #[must_use]
+    pub fn listen(mut self, pool: Option<PgPool>) -> Self {
+        self.listen = pool;
+        self
+    }
+
+    /// Runs a queue with at most `limit` tasks at a time; 0 leaves it to other processes.
+    #[must_use]
+    pub fn queue<S: Source>(mut self, queue: QueueName, limit: usize, source: &Arc<S>) -> Self {
+        if limit == 0 {
+            return self;
+        }
+        self.sources.push(Arc::clone(source) as Arc<dyn HandBack>);
+        let feed = Feed {
+            queue,
+            limit,
+            wake: Arc::clone(self.wakes.of(queue)),
+            health: Arc::clone(&self.health),
+            draining: self.draining.clone(),
+            pumps: self.pumps.clone(),
+        };
+        let (name, source) = (self.name.clone(), Arc::clone(source));
+        self.monitor = self.monitor.register(move |restarts| {
+            let handler = Arc::clone(&source);
+            WorkerBuilder::new(worker_name(&name, queue, restarts).as_str())
+                .backend(RowBackend::new(Arc::clone(&source), feed.clone()))
+                .concurrency(limit)
+                .catch_panic()
+                // A task of its own: a worker that ends does not take its sends along.
+                .parallelize(tokio::spawn)
+                .build(move |task: Slotted<S::Job>| {
+                    let source = Arc::clone(&handler);
+                    async move { source.handle(task.job).await }
+                })
+        });
+        self
+    }
+
+    /// Does a duty every minute, once in the whole fleet; a `limit` of 0 leaves it to other processes.
+    #[must_use]
+    pub fn every_minute(mut self, limit: usize, duty: &Arc<dyn Duty>) -> Self {
+        let Ok(schedule) = cron::Schedule::from_str(EVERY_MINUTE) else {
+            return self;
+        };
+        if limit == 0 {
+            return self;
+        }
+        let (name, duty) = (self.name.clone(), Arc::clone(duty));
+        self.monitor = self.monitor.register(move |restarts| {
+            let duty = Arc::clone(&duty);
+            WorkerBuilder::new(worker_name(&name, QueueName::Default, restarts).as_str())
+                .backend(CronScheduler::new(schedule.clone()))
+                .concurrency(limit)
+                .catch_panic()
+                .parallelize(tokio::spawn)
+                .build(move |tick: Tick| {
+                    let duty = Arc::clone(&duty);
+                    async move { duty.run(planned(&tick)).await }
+                })
+        });
+        self
+    }
+
+    /// Runs until `shutdown` ends, then drains: claims no more, hands back what was not begun, lets
+    /// what was begun come to its end within the grace.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self {
+            monitor,
+            wakes,
+            draining,
+            pumps,
+            sources,
+            listen,
+            grace,
+            ..
+        } = self;
+        let listening = listen
+            .map(|pool| tokio::spawn(listener::listen(pool, wakes.clone(), draining.clone())));
+        let stop = async move {
+            shutdown.await;
+            draining.cancel();
+            pumps.close();
+            let _ = tokio::time::timeout(LAST_CLAIM, pumps.wait()).await;
+            for source in &sources {
+                source.hand_back().await;
+            }
+            Ok(())
+        };
+        let ended = monitor.shutdown_timeout(grace).run_with_signal(stop).await;
+        if let Err(error) = ended {
+            tracing::error!(%error, "a worker ended with an error");
+        }
+        if let Some(listening) = listening {
+            listening.abort();
+        }
+    }
+}
+
+fn worker_name(process: &str, queue: QueueName, restarts: usize) -> String {
+    format!("{process}/{queue}/{restarts}")
+}

@@ -1,0 +1,562 @@
+//! Deliveries and their attempts: planned, claimed, recorded, closed, handed back.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{PgConnection, postgres::types::PgInterval};
+
+use super::{StoreError, StoreResult};
+use crate::{
+    engine::attempt::CRASHES_BEFORE_ISOLATION,
+    ids::{
+        AttemptNumber, ClaimNo, DefinitionId, DeliveryId, EventId, NotificationId, RunId, StepId,
+        Visit,
+    },
+};
+
+/// A duration as PostgreSQL has it. Ours are far below its limits.
+fn interval(duration: Duration) -> PgInterval {
+    let microseconds = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds,
+    }
+}
+
+/// A delivery to plan.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// Its id; also the idempotency token that providers are given.
+    pub id: DeliveryId,
+    /// Of which run.
+    pub run: RunId,
+    /// Of which step.
+    pub step: StepId,
+    /// Of which visit.
+    pub visit: Visit,
+    /// Whose notification.
+    pub notification: Option<NotificationId>,
+    /// Whose it is.
+    pub tenant: String,
+    /// Which channel carries it.
+    pub channel: String,
+    /// When it is due.
+    pub due: DateTime<Utc>,
+}
+
+/// Plans deliveries; inserting them is the enqueue.
+///
+/// # Errors
+///
+/// [`StoreError::Database`]; a repeated (run, visit) means that the run was not locked.
+pub async fn plan(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> StoreResult<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- deliveries::plan
+insert into chimeway.deliveries (
+    id, workflow_run_id, workflow_step_id, visit, notification_id, tenant_id, channel,
+    next_attempt_at, inserted_at, updated_at
+)
+select u.*, u.due, u.due
+from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::text[], $7::text[], $8::timestamptz[])
+    as u (id, run_id, step_id, visit, notification_id, tenant_id, channel, due)"#,
+        &deliveries.iter().map(|delivery| delivery.id.0).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.run.0).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.step.0).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.visit.0).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.notification.map(|id| id.0)).collect::<Vec<_>>()
+            as _,
+        &deliveries.iter().map(|delivery| delivery.tenant.clone()).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.channel.clone()).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.due).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Who claims, and how much.
+#[derive(Debug, Clone)]
+pub struct Claim<'a> {
+    /// The worker process.
+    pub owner: &'a str,
+    /// At most so many.
+    pub limit: i64,
+    /// For how long.
+    pub lease: Duration,
+    /// Not over these channels: their slots are taken.
+    pub except_channels: &'a [String],
+    /// Only those whose workers died repeatedly; else only the others.
+    pub isolated: bool,
+}
+
+/// A claimed delivery with what sending needs.
+#[derive(Debug, Clone)]
+pub struct ClaimedRow {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// The fence of this claim.
+    pub claim_no: ClaimNo,
+    /// Which try this is.
+    pub attempt: AttemptNumber,
+    /// Tries whose worker vanished.
+    pub crashes: i32,
+    /// Of which run.
+    pub run: RunId,
+    /// Of which step.
+    pub step: StepId,
+    /// Of which visit.
+    pub visit: Visit,
+    /// Whose notification.
+    pub notification: Option<NotificationId>,
+    /// Whose it is.
+    pub tenant: String,
+    /// Which channel carries it.
+    pub channel: String,
+    /// The version its run follows.
+    pub definition: Option<DefinitionId>,
+    /// The run's visit now.
+    pub run_visit: Option<Visit>,
+    /// Whether the run is live.
+    pub run_live: Option<bool>,
+    /// The recipient.
+    pub recipient: Option<String>,
+    /// The trigger.
+    pub event: Option<EventId>,
+    /// What the host gave.
+    pub params: Option<Value>,
+    /// The recipient's address for this channel.
+    pub address: Option<String>,
+    /// The recipient's language and region.
+    pub locale: Option<String>,
+    /// The recipient's time zone.
+    pub time_zone: Option<String>,
+    /// The database's now, when it was claimed.
+    pub now: DateTime<Utc>,
+}
+
+/// Claims due deliveries, earliest first: status dispatched, fence raised, try counted, lease begun.
+/// Rows that another session holds are passed over.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn claim(conn: &mut PgConnection, claim: &Claim<'_>) -> StoreResult<Vec<ClaimedRow>> {
+    Ok(sqlx::query_as!(
+        ClaimedRow,
+        r#"-- deliveries::claim
+with due as materialized (
+    select id
+    from chimeway.deliveries
+    where next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
+        and status in ('pending', 'failed')
+        and (crashes >= $6) = $5
+        and channel <> all($4)
+    order by next_attempt_at
+    limit $1
+    for no key update skip locked
+), claimed as (
+    update chimeway.deliveries d
+    set status = 'dispatched', claim_no = d.claim_no + 1, attempts = d.attempts + 1,
+        lease_owner = $2, lease_until = (select chimeway.now()) + $3
+    from due
+    where d.id = due.id
+    returning d.*
+)
+select
+    c.id as "id!: DeliveryId", c.claim_no as "claim_no!: ClaimNo",
+    c.attempts as "attempt!: AttemptNumber", c.crashes as "crashes!",
+    c.workflow_run_id as "run!: RunId", c.workflow_step_id as "step!: StepId",
+    c.visit as "visit!: Visit", c.notification_id as "notification: NotificationId",
+    c.tenant_id as "tenant!", c.channel as "channel!",
+    r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
+    (r.ended_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
+    e.id as "event?: EventId", e.params as "params?",
+    p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
+    (select chimeway.now()) as "now!"
+from claimed c
+left join chimeway.workflow_runs r on r.id = c.workflow_run_id
+left join chimeway.notifications n on n.id = c.notification_id
+left join chimeway.events e on e.id = n.event_id
+left join chimeway.recipients p on p.tenant_id = c.tenant_id and p.identity = n.recipient
+order by c.next_attempt_at, c.id"#,
+        claim.limit,
+        claim.owner,
+        interval(claim.lease),
+        claim.except_channels,
+        claim.isolated,
+        CRASHES_BEFORE_ISOLATION,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A claim: which delivery, under which fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClaimRef {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// The fence of the claim.
+    pub claim_no: ClaimNo,
+}
+
+/// Gives claimed but unsent deliveries back: due again, the try not counted, the fence kept.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn hand_back(conn: &mut PgConnection, claims: &[ClaimRef]) -> StoreResult<u64> {
+    if claims.is_empty() {
+        return Ok(0);
+    }
+    Ok(sqlx::query!(
+        r#"-- deliveries::hand_back
+update chimeway.deliveries d
+set status = case when d.attempts > 1 then 'failed' else 'pending' end, attempts = d.attempts - 1,
+    lease_owner = null, lease_until = null
+from unnest($1::uuid[], $2::int[]) as u (id, claim_no)
+where d.id = u.id and d.claim_no = u.claim_no and d.status = 'dispatched'"#,
+        &claims.iter().map(|claim| claim.id.0).collect::<Vec<_>>(),
+        &claims
+            .iter()
+            .map(|claim| claim.claim_no.0)
+            .collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?
+    .rows_affected())
+}
+
+/// A claim whose lease has ended without a record.
+#[derive(Debug, Clone)]
+pub struct ExpiredRow {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// The fence of the claim.
+    pub claim_no: ClaimNo,
+    /// Which try it was.
+    pub attempt: AttemptNumber,
+    /// Tries whose worker vanished before it.
+    pub crashes: i32,
+    /// Of which run.
+    pub run: RunId,
+    /// Of which visit.
+    pub visit: Visit,
+    /// Which channel carried it.
+    pub channel: String,
+    /// The worker process that held it.
+    pub owner: String,
+    /// When it was claimed, about: its lease's end less the lease.
+    pub lease_until: DateTime<Utc>,
+    /// The database's now.
+    pub now: DateTime<Utc>,
+}
+
+/// Claims whose lease ended at least `grace` ago. They are among the rows that have been due longest,
+/// so only those are looked at.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn expired(
+    conn: &mut PgConnection,
+    limit: i64,
+    grace: Duration,
+) -> StoreResult<Vec<ExpiredRow>> {
+    Ok(sqlx::query_as!(
+        ExpiredRow,
+        r#"-- deliveries::expired
+select
+    d.id as "id: DeliveryId", d.claim_no as "claim_no: ClaimNo",
+    d.attempts as "attempt: AttemptNumber", d.crashes, d.workflow_run_id as "run: RunId",
+    d.visit as "visit: Visit", d.channel, coalesce(d.lease_owner, '') as "owner!",
+    d.lease_until as "lease_until!", (select chimeway.now()) as "now!"
+from (
+    select *
+    from chimeway.deliveries
+    where next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
+    order by next_attempt_at
+    limit 2000
+) d
+where d.status = 'dispatched' and d.lease_until <= (select chimeway.now()) - $2::interval
+order by d.id
+limit $1"#,
+        limit,
+        interval(grace),
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// What a delivery becomes after a try.
+#[derive(Debug, Clone)]
+pub struct Recording {
+    /// Which delivery, under which fence.
+    pub claim: ClaimRef,
+    /// Its status.
+    pub status: &'static str,
+    /// Why.
+    pub status_reason: Option<&'static str>,
+    /// How long until the next try.
+    pub retry_in: Option<Duration>,
+    /// Its worker vanished: the lease is being closed.
+    pub closing: bool,
+    /// The channel was not called: the try does not count.
+    pub uncounted: bool,
+}
+
+/// Writes what deliveries become; returns those that this claim still decides. One whose lease was
+/// closed meanwhile is still decided by the real outcome, as long as nobody has claimed it again.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn record(
+    conn: &mut PgConnection,
+    recordings: &[Recording],
+) -> StoreResult<Vec<DeliveryId>> {
+    if recordings.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_scalar!(
+        r#"-- deliveries::record
+with locked as materialized (
+    select id from chimeway.deliveries where id = any($1) order by id for no key update
+)
+update chimeway.deliveries d
+set status = u.status, status_reason = u.status_reason,
+    next_attempt_at = chimeway.now() + u.retry_in,
+    crashes = d.crashes + u.closing::int, attempts = d.attempts - u.uncounted::int,
+    lease_owner = null, lease_until = null, updated_at = chimeway.now()
+from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[])
+        as u (id, claim_no, status, status_reason, retry_in, closing, uncounted)
+    join locked on locked.id = u.id
+where d.id = u.id and d.claim_no = u.claim_no
+    and (d.status = 'dispatched' or (d.status = 'failed' and not u.closing))
+returning d.id as "id: DeliveryId""#,
+        &recordings
+            .iter()
+            .map(|one| one.claim.id.0)
+            .collect::<Vec<_>>(),
+        &recordings
+            .iter()
+            .map(|one| one.claim.claim_no.0)
+            .collect::<Vec<_>>(),
+        &recordings.iter().map(|one| one.status).collect::<Vec<_>>() as _,
+        &recordings
+            .iter()
+            .map(|one| one.status_reason)
+            .collect::<Vec<_>>() as _,
+        &recordings
+            .iter()
+            .map(|one| one.retry_in.map(interval))
+            .collect::<Vec<_>>() as _,
+        &recordings.iter().map(|one| one.closing).collect::<Vec<_>>(),
+        &recordings
+            .iter()
+            .map(|one| one.uncounted)
+            .collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// One try, as it is written.
+#[derive(Debug, Clone)]
+pub struct NewAttempt {
+    /// Which delivery, under which fence.
+    pub claim: ClaimRef,
+    /// Which try.
+    pub number: AttemptNumber,
+    /// succeeded, failed or unknown.
+    pub outcome: &'static str,
+    /// temporary, permanent, bounced or unknown.
+    pub error_class: Option<&'static str>,
+    /// Which adapter was called.
+    pub adapter: String,
+    /// Which worker process called it.
+    pub worker: String,
+    /// The provider's id for the message.
+    pub provider_message_id: Option<String>,
+    /// What the adapter kept of the answer.
+    pub response: Option<Value>,
+    /// When the channel was called.
+    pub started_at: DateTime<Utc>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Writes tries. A try that was closed as unknown is amended by its real outcome, whoever holds the
+/// delivery now; any other is written once. A delivery that retention has taken gets none.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn insert_attempts(conn: &mut PgConnection, attempts: &[NewAttempt]) -> StoreResult<()> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- deliveries::insert_attempts
+insert into chimeway.delivery_attempts as a (
+    delivery_id, claim_no, attempt_number, outcome, error_class, adapter, worker,
+    provider_message_id, response, started_at, finished_at
+)
+select u.id, u.claim_no, u.number, u.outcome, u.error_class, u.adapter, u.worker,
+    u.provider_message_id, u.response, u.started_at, u.started_at + u.took
+from unnest(
+        $1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::jsonb[], $10::timestamptz[], $11::interval[]
+    ) as u (
+        id, claim_no, number, outcome, error_class, adapter, worker, provider_message_id,
+        response, started_at, took
+    )
+    join chimeway.deliveries d on d.id = u.id
+on conflict (delivery_id, attempt_number) do update
+set outcome = excluded.outcome, error_class = excluded.error_class,
+    provider_message_id = excluded.provider_message_id, response = excluded.response,
+    finished_at = excluded.finished_at
+where a.outcome = 'unknown' and a.claim_no = excluded.claim_no and excluded.outcome <> 'unknown'"#,
+        &attempts.iter().map(|one| one.claim.id.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.claim.claim_no.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.number.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.outcome).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.error_class).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.adapter.clone()).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.worker.clone()).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.provider_message_id.clone()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.response.clone()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.started_at).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| interval(one.took)).collect::<Vec<_>>() as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Cancels what these runs still had to send.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn cancel_unsent(
+    conn: &mut PgConnection,
+    runs: &[RunId],
+    reason: &str,
+) -> StoreResult<()> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- deliveries::cancel_unsent
+update chimeway.deliveries
+set status = 'cancelled', status_reason = $2, next_attempt_at = null, updated_at = chimeway.now()
+where workflow_run_id = any($1) and status in ('pending', 'failed')"#,
+        runs as _,
+        reason,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// These had a result while another session held their run: the run is moved on later.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn owe_progress(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- deliveries::owe_progress
+update chimeway.deliveries
+set progress_owed_at = chimeway.now()
+    + least(greatest((chimeway.now() - updated_at) / 4, interval '20 milliseconds'), interval '1 second')
+where id = any($1)"#,
+        deliveries as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A result that its run has not been told.
+#[derive(Debug, Clone)]
+pub struct OwedRow {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// Of which run.
+    pub run: RunId,
+    /// Of which visit.
+    pub visit: Visit,
+    /// Its status.
+    pub status: String,
+    /// Why.
+    pub status_reason: Option<String>,
+}
+
+/// Results that their runs are to be told now, among some where those are given.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn owed(
+    conn: &mut PgConnection,
+    among: Option<&[DeliveryId]>,
+    limit: i64,
+) -> StoreResult<Vec<OwedRow>> {
+    Ok(sqlx::query_as!(
+        OwedRow,
+        r#"-- deliveries::owed
+select id as "id: DeliveryId", workflow_run_id as "run: RunId", visit as "visit: Visit",
+    status, status_reason
+from chimeway.deliveries
+where progress_owed_at is not null and progress_owed_at <= (select chimeway.now())
+    and ($2::uuid[] is null or id = any($2))
+order by progress_owed_at
+limit $1
+for no key update skip locked"#,
+        limit,
+        among as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Their runs have been told.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn settle_owed(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- deliveries::settle_owed
+update chimeway.deliveries set progress_owed_at = null where id = any($1)"#,
+        deliveries as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Turns a status that is not one of ours into an error that names its row.
+///
+/// # Errors
+///
+/// [`StoreError::Inconsistent`].
+pub fn parse_status(id: DeliveryId, status: &str) -> StoreResult<crate::engine::DeliveryStatus> {
+    crate::engine::DeliveryStatus::parse(status).ok_or(StoreError::Inconsistent {
+        table: "deliveries",
+        column: "status",
+        row: id.0,
+    })
+}

@@ -1,0 +1,114 @@
+//! What can go wrong with the database, sorted by what the caller does next.
+
+use uuid::Uuid;
+
+/// The result of every store function.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// What can go wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused or could not be reached; [`StoreError::fault`] sorts it.
+    #[error("the database refused a statement or could not be reached")]
+    Database(#[from] sqlx::Error),
+    /// A stored row does not decode: changed by hand, or written by a newer version.
+    #[error("chimeway.{table} {row}: column `{column}` does not decode")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row.
+        row: Uuid,
+    },
+    /// A set-based write touched another number of rows than it was given.
+    #[error("{statement} wrote {written} rows of {given}")]
+    RowsAffected {
+        /// The function.
+        statement: &'static str,
+        /// Rows given.
+        given: usize,
+        /// Rows written.
+        written: u64,
+    },
+}
+
+/// What to do about a database error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection or the server went away: come back when it does.
+    Away,
+    /// Another transaction was in the way: repeat the batch.
+    Conflict,
+    /// A row of the batch is not acceptable: find it.
+    Data,
+}
+
+impl StoreError {
+    /// What to do about it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Database(error) => fault(error),
+            Self::Inconsistent { .. } | Self::RowsAffected { .. } => Fault::Data,
+        }
+    }
+
+    /// The SQLSTATE, where the server gave one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Database(error) => sqlstate(error),
+            Self::Inconsistent { .. } | Self::RowsAffected { .. } => None,
+        }
+    }
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .map(Into::into)
+}
+
+fn fault(error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed => Fault::Away,
+        _ => match sqlstate(error).as_deref() {
+            // Deadlock, serialization failure, lock not available.
+            Some("40P01" | "40001" | "55P03") => Fault::Conflict,
+            // Connection exceptions; shutdown, crash, starting up; too many connections; read-only.
+            Some(code)
+                if code.starts_with("08")
+                    || code.starts_with("57P")
+                    || code == "53300"
+                    || code == "25006" =>
+            {
+                Fault::Away
+            }
+            _ => Fault::Data,
+        },
+    }
+}
+
+/// Turns "wrote fewer rows than given" into an error.
+pub(super) fn ensure_affected(
+    statement: &'static str,
+    given: usize,
+    written: u64,
+) -> StoreResult<()> {
+    if usize::try_from(written).is_ok_and(|written| written == given) {
+        Ok(())
+    } else {
+        Err(StoreError::RowsAffected {
+            statement,
+            given,
+            written,
+        })
+    }
+}

@@ -1,0 +1,326 @@
+//! Triggers, their notifications, and how the recipients they name are reached.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::StoreResult;
+use crate::ids::{DefinitionId, EventId, NotificationId};
+
+/// A trigger to store.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// Its id.
+    pub id: EventId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Which workflow.
+    pub workflow: String,
+    /// The version that is the latest now.
+    pub definition: DefinitionId,
+    /// What the host gave.
+    pub params: Value,
+    /// Who is notified, where a worker is to make the runs.
+    pub recipients: Option<Value>,
+    /// The host's own id.
+    pub correlation_id: Option<String>,
+    /// Unique per tenant, where given.
+    pub idempotency_key: Option<String>,
+    /// Whether a worker is to make the runs.
+    pub expand_later: bool,
+}
+
+/// Stores triggers at this very instant; returns those that are new, with that instant. One whose
+/// idempotency key is known is left out.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn insert(
+    conn: &mut PgConnection,
+    events: &[NewEvent],
+) -> StoreResult<Vec<(EventId, DateTime<Utc>)>> {
+    let rows = sqlx::query!(
+        r#"-- events::insert
+insert into chimeway.events (
+    id, tenant_id, workflow_key, workflow_definition_id, params, recipients, correlation_id,
+    idempotency_key, occurred_at, inserted_at, expand_at
+)
+select u.id, u.tenant_id, u.workflow_key, u.definition_id, u.params, u.recipients, u.correlation_id,
+    u.idempotency_key, c.at, c.at, case when u.expand_later then c.at end
+from unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::jsonb[], $6::jsonb[], $7::text[], $8::text[], $9::bool[]
+    ) as u (
+        id, tenant_id, workflow_key, definition_id, params, recipients, correlation_id,
+        idempotency_key, expand_later
+    ),
+    (select chimeway.clock() as at) c
+order by u.tenant_id, u.idempotency_key
+on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing
+returning id as "id: EventId", occurred_at"#,
+        &events.iter().map(|event| event.id.0).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.tenant.clone()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.workflow.clone()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.definition.0).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.params.clone()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.recipients.clone()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.correlation_id.clone()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.idempotency_key.clone()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.expand_later).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id, row.occurred_at))
+        .collect())
+}
+
+/// The event of an idempotency key, with its workflow. A statement of its own: it sees what another
+/// session committed while this one waited.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn find_by_key(
+    conn: &mut PgConnection,
+    tenant: &str,
+    key: &str,
+) -> StoreResult<Option<(EventId, String)>> {
+    Ok(sqlx::query!(
+        r#"-- events::find_by_key
+select id as "id: EventId", workflow_key from chimeway.events
+where tenant_id = $1 and idempotency_key = $2"#,
+        tenant,
+        key,
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(|row| (row.id, row.workflow_key)))
+}
+
+/// An event whose runs are to be made.
+#[derive(Debug, Clone)]
+pub struct DueEvent {
+    /// Which event.
+    pub id: EventId,
+    /// Whose it is.
+    pub tenant: String,
+    /// The version its runs follow.
+    pub definition: DefinitionId,
+    /// The instant of the trigger.
+    pub occurred_at: DateTime<Utc>,
+    /// How many recipients have their run.
+    pub expanded: i32,
+    /// How many there are.
+    pub total: i32,
+}
+
+/// Locks up to `limit` events whose runs are to be made, oldest first, among some where those are
+/// given.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn lock_due(
+    conn: &mut PgConnection,
+    among: Option<&[EventId]>,
+    limit: i64,
+) -> StoreResult<Vec<DueEvent>> {
+    Ok(sqlx::query_as!(
+        DueEvent,
+        r#"-- events::lock_due
+select id as "id: EventId", tenant_id as tenant,
+    workflow_definition_id as "definition: DefinitionId", occurred_at, expanded_count as expanded,
+    coalesce(jsonb_array_length(recipients), 1) as "total!"
+from chimeway.events
+where expand_at is not null and expand_at <= (select chimeway.now())
+    and ($2::uuid[] is null or id = any($2))
+order by expand_at, id
+limit $1
+for no key update skip locked"#,
+        limit,
+        among as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A part of an event: recipients from one place on.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk {
+    /// Which event.
+    pub event: EventId,
+    /// How many recipients come before.
+    pub from: i32,
+    /// How many to take.
+    pub take: i32,
+}
+
+/// A recipient of an event.
+#[derive(Debug, Clone)]
+pub struct RecipientRow {
+    /// Of which event.
+    pub event: EventId,
+    /// Who.
+    pub identity: String,
+    /// What the recipient is.
+    pub kind: Option<String>,
+}
+
+/// The recipients of these parts of events.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn recipients(
+    conn: &mut PgConnection,
+    chunks: &[Chunk],
+) -> StoreResult<Vec<RecipientRow>> {
+    Ok(sqlx::query_as!(
+        RecipientRow,
+        r#"-- events::recipients
+select e.id as "event: EventId", r.value ->> 'identity' as "identity!", r.value ->> 'type' as "kind"
+from unnest($1::uuid[], $2::int[], $3::int[]) as u (event_id, from_count, take)
+join chimeway.events e on e.id = u.event_id
+cross join lateral jsonb_array_elements(
+    coalesce(e.recipients, jsonb_build_array(jsonb_build_object('identity', e.params -> 'actor_id')))
+) with ordinality as r (value, place)
+where r.place > u.from_count and r.place <= u.from_count + u.take
+order by e.id, r.place"#,
+        &chunks.iter().map(|chunk| chunk.event.0).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.from).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.take).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Notes how far these events have come; those that are through are due no more.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn advance(conn: &mut PgConnection, chunks: &[Chunk]) -> StoreResult<()> {
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- events::advance
+update chimeway.events e
+set expanded_count = u.from_count + u.take,
+    expand_at = case
+        when u.from_count + u.take < coalesce(jsonb_array_length(e.recipients), 1) then e.expand_at
+    end
+from unnest($1::uuid[], $2::int[], $3::int[]) as u (event_id, from_count, take)
+where e.id = u.event_id"#,
+        &chunks.iter().map(|chunk| chunk.event.0).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.from).collect::<Vec<_>>(),
+        &chunks.iter().map(|chunk| chunk.take).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Counts a failed try to make an event's runs; the third one sets it aside.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn fail(conn: &mut PgConnection, event: EventId, reason: &str) -> StoreResult<()> {
+    sqlx::query!(
+        r#"-- events::fail
+update chimeway.events
+set tries = tries + 1,
+    expand_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
+    quarantine_reason = case when tries < 2 then null else $2 end
+where id = $1"#,
+        event.0,
+        reason,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A notification to make.
+#[derive(Debug, Clone)]
+pub struct NewNotification {
+    /// Its id.
+    pub id: NotificationId,
+    /// Of which event.
+    pub event: EventId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Who is notified.
+    pub recipient: String,
+    /// What the recipient is.
+    pub kind: Option<String>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Makes notifications; returns those that are new. A recipient named twice gets one.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn insert_notifications(
+    conn: &mut PgConnection,
+    notifications: &[NewNotification],
+) -> StoreResult<Vec<NotificationId>> {
+    if notifications.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_scalar!(
+        r#"-- events::insert_notifications
+insert into chimeway.notifications (id, event_id, tenant_id, recipient, recipient_type, inserted_at)
+select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+on conflict (event_id, recipient) do nothing
+returning id as "id: NotificationId""#,
+        &notifications.iter().map(|one| one.id.0).collect::<Vec<_>>(),
+        &notifications
+            .iter()
+            .map(|one| one.event.0)
+            .collect::<Vec<_>>(),
+        &notifications
+            .iter()
+            .map(|one| one.tenant.clone())
+            .collect::<Vec<_>>(),
+        &notifications
+            .iter()
+            .map(|one| one.recipient.clone())
+            .collect::<Vec<_>>(),
+        &notifications
+            .iter()
+            .map(|one| one.kind.clone())
+            .collect::<Vec<_>>() as _,
+        &notifications.iter().map(|one| one.at).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Stores how these recipients are reached, where that is given: `[{identity, type?, addresses?,
+/// locale?, time_zone?}]`. Only a host's own transaction does this; a worker would have to wait for a
+/// row that a host holds.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn upsert_recipients(
+    conn: &mut PgConnection,
+    tenant: &str,
+    recipients: &Value,
+) -> StoreResult<()> {
+    sqlx::query!(
+        r#"-- events::upsert_recipients
+select chimeway.upsert_recipients($1, $2)"#,
+        tenant,
+        recipients,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

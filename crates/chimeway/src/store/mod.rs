@@ -1,0 +1,29 @@
+//! All SQL, one file per aggregate.
+//!
+//! Every function takes `conn: &mut PgConnection`, the caller's transaction, and a **slice**: one row
+//! is a slice of one, and no function sends more statements for more rows. The first line of a
+//! statement names its function, so that `pg_stat_activity` points at code.
+//!
+//! Must not: decide anything, begin a transaction, know about apalis, read the clock.
+//!
+//! Lock order inside a transaction: queue row (events, signals), runs by id, deliveries by id,
+//! inserts. Workers take queue rows and runs with `skip locked` and never wait for a row that a
+//! host's transaction may hold (ARCHITECTURE.md, "Locks").
+//!
+//! To add a table: 1. a migration with a comment on each column; 2. a file here named for the
+//! aggregate; 3. its place in the lock order; 4. `scripts/prepare-queries`.
+
+pub mod cron;
+pub mod deliveries;
+pub mod due;
+pub mod error;
+pub mod events;
+pub mod inbox;
+pub mod runs;
+pub mod schema;
+pub mod settings;
+pub mod signals;
+pub mod transitions;
+pub mod workflows;
+
+pub use error::{StoreError, StoreResult};

@@ -1,0 +1,298 @@
+//! What actors did: recorded by hosts, shown to runs by workers.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoreResult;
+use crate::ids::{NotificationId, RunId, SignalId, StepId};
+
+/// A signal to record.
+#[derive(Debug, Clone)]
+pub struct NewSignal {
+    /// Its id.
+    pub id: SignalId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Who did it.
+    pub actor: String,
+    /// What was done.
+    pub name: String,
+    /// What the host gave.
+    pub payload: Value,
+}
+
+/// Records signals at this very instant, and makes them due.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn insert(conn: &mut PgConnection, signals: &[NewSignal]) -> StoreResult<()> {
+    if signals.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- signals::insert
+insert into chimeway.signals
+    (id, tenant_id, actor_id, event_name, payload, notification_id, occurred_at, route_at)
+select u.id, u.tenant_id, u.actor_id, u.event_name, u.payload, chimeway.notification_of(u.payload), c.at, c.at
+from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[])
+        as u (id, tenant_id, actor_id, event_name, payload),
+    (select chimeway.clock() as at) c"#,
+        &signals.iter().map(|signal| signal.id.0).collect::<Vec<_>>(),
+        &signals.iter().map(|signal| signal.tenant.clone()).collect::<Vec<_>>(),
+        &signals.iter().map(|signal| signal.actor.clone()).collect::<Vec<_>>(),
+        &signals.iter().map(|signal| signal.name.clone()).collect::<Vec<_>>(),
+        &signals.iter().map(|signal| signal.payload.clone()).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Locks up to `limit` due signals, oldest first, among some where those are given; those another worker holds are passed over.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn lock_due(
+    conn: &mut PgConnection,
+    among: Option<&[SignalId]>,
+    limit: i64,
+) -> StoreResult<Vec<SignalId>> {
+    Ok(sqlx::query_scalar!(
+        r#"-- signals::lock_due
+select id as "id: SignalId"
+from chimeway.signals
+where route_at is not null and route_at <= (select chimeway.now())
+    and ($2::uuid[] is null or id = any($2))
+order by route_at, id
+limit $1
+for no key update skip locked"#,
+        limit,
+        among as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A live run that a signal is to be shown to.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// The signal.
+    pub signal: SignalId,
+    /// The run.
+    pub run: RunId,
+}
+
+/// The live runs of each signal's actor that began before it, up to `per_signal` each, by id, after
+/// the signal's cursor. All live ones, waiting or not: a run that is entering a wait at this moment
+/// must be waited for, or it would miss the signal.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn candidates(
+    conn: &mut PgConnection,
+    signals: &[SignalId],
+    per_signal: i64,
+) -> StoreResult<Vec<Candidate>> {
+    Ok(sqlx::query_as!(
+        Candidate,
+        r#"-- signals::candidates
+select s.id as "signal: SignalId", r.id as "run!: RunId"
+from chimeway.signals s
+cross join lateral (
+    select r.id
+    from chimeway.workflow_runs r
+    where r.tenant_id = s.tenant_id and r.actor_id = s.actor_id and r.ended_at is null
+        and r.started_at <= s.occurred_at
+        and (s.route_cursor is null or r.id > s.route_cursor)
+        and (s.notification_id is null or r.notification_id = s.notification_id)
+    order by r.id
+    limit $2
+) r
+where s.id = any($1)
+order by s.route_at, s.id, r.id"#,
+        signals as _,
+        per_signal,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A run that waits, and what ends its wait: one per (run, signal name).
+#[derive(Debug, Clone)]
+pub struct Listening {
+    /// The run.
+    pub run: RunId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Whose signals it listens to.
+    pub actor: String,
+    /// Its notification: a signal about another one does not count.
+    pub notification: Option<NotificationId>,
+    /// The step it waits in.
+    pub step: StepId,
+    /// The signal's name.
+    pub name: String,
+    /// When the run began.
+    pub started_at: DateTime<Utc>,
+}
+
+/// A signal that ends a wait.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// The run.
+    pub run: RunId,
+    /// The signal.
+    pub signal: SignalId,
+    /// What was done.
+    pub name: String,
+    /// When.
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// For each, the oldest signal that counts: made since the run began, and since it last left this
+/// step where it was there before; about this run's notification or about none; not consumed by
+/// this run yet. One predicate for entering a wait, leaving it by time, and routing.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn look_up(conn: &mut PgConnection, waits: &[Listening]) -> StoreResult<Vec<Heard>> {
+    if waits.is_empty() {
+        return Ok(vec![]);
+    }
+    let text =
+        |of: fn(&Listening) -> &String| waits.iter().map(|w| of(w).clone()).collect::<Vec<_>>();
+    Ok(sqlx::query_as!(
+        Heard,
+        r#"-- signals::look_up
+select w.run_id as "run!: RunId", s.id as "signal: SignalId", s.event_name as name, s.occurred_at
+from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::timestamptz[])
+    as w (run_id, tenant_id, actor_id, notification_id, step_id, event_name, started_at)
+cross join lateral (
+    select s.id, s.event_name, s.occurred_at
+    from chimeway.signals s
+    where s.tenant_id = w.tenant_id and s.actor_id = w.actor_id and s.event_name = w.event_name
+        and s.occurred_at >= w.started_at
+        and s.occurred_at >= coalesce((
+            select t.inserted_at
+            from chimeway.workflow_transitions t
+            where t.workflow_run_id = w.run_id and t.workflow_step_id = w.step_id and t.from_state = 'waiting'
+            order by t.sequence desc
+            limit 1
+        ), w.started_at)
+        and (s.notification_id is null or s.notification_id = w.notification_id)
+        and not exists (
+            select from chimeway.workflow_transitions t
+            where t.workflow_run_id = w.run_id and t.signal_id = s.id
+        )
+    order by s.occurred_at, s.id
+    limit 1
+) s"#,
+        &waits.iter().map(|wait| wait.run.0).collect::<Vec<_>>(),
+        &text(|wait| &wait.tenant),
+        &text(|wait| &wait.actor),
+        &waits.iter().map(|wait| wait.notification.map(|id| id.0)).collect::<Vec<Option<Uuid>>>() as _,
+        &waits.iter().map(|wait| wait.step.0).collect::<Vec<_>>(),
+        &text(|wait| &wait.name),
+        &waits.iter().map(|wait| wait.started_at).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// These have been shown to every live run.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn mark_routed(conn: &mut PgConnection, signals: &[SignalId]) -> StoreResult<()> {
+    if signals.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- signals::mark_routed
+update chimeway.signals set route_at = null, routed_at = chimeway.now() where id = any($1)"#,
+        signals as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A run was locked by another session: these are looked at again in 20 ms to 1 s, the later the
+/// longer they have waited.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn defer(conn: &mut PgConnection, signals: &[SignalId]) -> StoreResult<()> {
+    if signals.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- signals::defer
+update chimeway.signals
+set route_at = chimeway.now()
+    + least(greatest((chimeway.now() - occurred_at) / 4, interval '20 milliseconds'), interval '1 second')
+where id = any($1)"#,
+        signals as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// These have been shown to the runs up to a cursor, and go on from there.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn advance(conn: &mut PgConnection, cursors: &[Candidate]) -> StoreResult<()> {
+    if cursors.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- signals::advance
+update chimeway.signals s
+set route_cursor = u.run_id
+from unnest($1::uuid[], $2::uuid[]) as u (signal_id, run_id)
+where s.id = u.signal_id"#,
+        &cursors
+            .iter()
+            .map(|cursor| cursor.signal.0)
+            .collect::<Vec<_>>(),
+        &cursors
+            .iter()
+            .map(|cursor| cursor.run.0)
+            .collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Counts a failed try to route; the third one sets a signal aside.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn fail(conn: &mut PgConnection, signal: SignalId, reason: &str) -> StoreResult<()> {
+    sqlx::query!(
+        r#"-- signals::fail
+update chimeway.signals
+set tries = tries + 1,
+    route_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
+    quarantine_reason = case when tries < 2 then null else $2 end
+where id = $1"#,
+        signal.0,
+        reason,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
