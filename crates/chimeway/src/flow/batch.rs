@@ -214,6 +214,6 @@ pub(super) async fn take<W: DueWork>(
             .into_iter()
             .fold(Made::default(), Made::and),
     };
-    core.wake_after(&made);
+    core.wake_after(pool, &made).await;
     Ok((took, made))
 }

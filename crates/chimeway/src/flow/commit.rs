@@ -71,7 +71,7 @@ async fn record_all(core: &Core, pool: &PgPool, results: Vec<Attempted>) {
         match batch::commit(pool, &Record { core }, results.clone()).await {
             Ok(made) => {
                 let made = made.into_iter().fold(Made::default(), Made::and);
-                core.wake_after(&made);
+                core.wake_after(pool, &made).await;
                 core.reach(Point::AfterRecordCommit).await;
                 return;
             }

@@ -69,13 +69,17 @@ impl Cache {
     }
 }
 
-fn decode(row: &workflows::DefinitionRow) -> StoreResult<Definition> {
-    let bad = |column| StoreError::Inconsistent {
+/// The error of a definition that is not there or does not decode.
+pub(crate) const fn undecodable(id: DefinitionId) -> StoreError {
+    StoreError::Inconsistent {
         table: "workflow_definitions",
-        column,
-        row: row.id.0,
-    };
-    let plan = read_stored(&row.document).map_err(|_| bad("document"))?;
+        column: "document",
+        row: id.0,
+    }
+}
+
+fn decode(row: &workflows::DefinitionRow) -> StoreResult<Definition> {
+    let plan = read_stored(&row.document).map_err(|_| undecodable(row.id))?;
     let step_ids = row.step_ids.iter().copied().map(StepId).collect();
-    Definition::new(row.id, Version(row.version), plan, step_ids).map_err(|_| bad("document"))
+    Definition::new(row.id, Version(row.version), plan, step_ids).map_err(|_| undecodable(row.id))
 }

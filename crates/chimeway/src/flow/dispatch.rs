@@ -96,12 +96,14 @@ async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
     }
     let sent = results.len();
     let made = batch::commit(pool, &Record { core }, results).await?;
-    core.wake_after(&made.into_iter().fold(Made::default(), Made::and));
+    core.wake_after(pool, &made.into_iter().fold(Made::default(), Made::and))
+        .await;
     hand_back(pool, &back).await?;
     Ok(sent)
 }
 
-/// Claims due deliveries; the commit is durable before the first of them is sent.
+/// Claims due deliveries: one statement, durable when it returns and so before the first of them is
+/// sent.
 pub(super) async fn claim(
     core: &Core,
     pool: &PgPool,
@@ -110,7 +112,7 @@ pub(super) async fn claim(
     isolated: bool,
 ) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
-    let mut tx = pool.begin().await?;
+    let mut conn = pool.acquire().await?;
     let claim = Claim {
         owner: &core.worker,
         limit,
@@ -118,8 +120,7 @@ pub(super) async fn claim(
         except_channels,
         isolated,
     };
-    let rows = deliveries::claim(&mut tx, &claim).await?;
-    tx.commit().await?;
+    let rows = deliveries::claim(&mut conn, &claim).await?;
     Ok(rows.into_iter().map(|row| Claimed { row, asked }).collect())
 }
 
@@ -136,10 +137,8 @@ pub(super) async fn definitions_of(
     if let Some(known) = core.definitions.known(&ids) {
         return Ok(known);
     }
-    let mut tx = pool.begin().await?;
-    let loaded = core.definitions.get(&mut tx, ids).await?;
-    tx.commit().await?;
-    Ok(loaded)
+    let mut conn = pool.acquire().await?;
+    core.definitions.get(&mut conn, ids).await
 }
 
 /// Gives claims back: due again, nothing counted.
@@ -147,10 +146,8 @@ pub(super) async fn hand_back(pool: &PgPool, claims: &[deliveries::ClaimRef]) ->
     if claims.is_empty() {
         return Ok(0);
     }
-    let mut tx = pool.begin().await?;
-    let given = deliveries::hand_back(&mut tx, claims).await?;
-    tx.commit().await?;
-    Ok(given)
+    let mut conn = pool.acquire().await?;
+    deliveries::hand_back(&mut conn, claims).await
 }
 
 /// How long a look at a queue of batches pauses after one that brought nothing although rows were due.

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::{Core, batch::DueWork, progress::Made, start};
 use crate::{
-    ids::{ActorId, EventId, TenantId},
+    ids::EventId,
     store::{
         StoreResult,
         events::{self, Chunk, DueEvent},
@@ -67,10 +67,10 @@ impl DueWork for Expand<'_> {
                 let event = by_id.get(&recipient.event)?;
                 Some(start::Start {
                     event: event.id,
-                    tenant: TenantId::new(event.tenant.as_str()).ok()?,
+                    tenant: event.tenant.clone(),
                     definition: event.definition,
                     started_at: event.occurred_at,
-                    recipient: ActorId::new(recipient.identity).ok()?,
+                    recipient: recipient.identity,
                     kind: recipient.kind,
                 })
             })

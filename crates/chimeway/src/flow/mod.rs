@@ -29,7 +29,12 @@ pub mod track;
 pub mod trigger;
 pub mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use sqlx::PgPool;
 
 pub use apply::{Applied, ApplyStatus};
 pub use dispatch::Settled;
@@ -46,6 +51,7 @@ use crate::{
     engine::Budget,
     ids::{BadName, ChannelName},
     queue::{QueueName, Wakes},
+    store::settings,
 };
 
 /// Who does what a commit made due.
@@ -97,6 +103,8 @@ pub(crate) struct Core {
     pub(crate) timing: Timing,
     pub(crate) budget: Budget,
     pub(crate) hook: Option<Hook>,
+    /// The queues that this process runs; empty where it runs none.
+    pub(crate) runs: OnceLock<Vec<QueueName>>,
 }
 
 impl Chimeway {
@@ -204,14 +212,17 @@ impl ChimewayBuilder {
                 timing: self.timing,
                 budget: Budget::default(),
                 hook: self.hook,
+                runs: OnceLock::new(),
             }),
         }
     }
 }
 
 impl Core {
-    /// What a worker's committed transaction made due is told to this process's own queues.
-    pub(crate) fn wake_after(&self, made: &progress::Made) {
+    /// What a worker's committed transaction made due is told to this process's own queues, and by
+    /// NOTIFY to others where this process does not run the queue. A hint: should it be lost, polling
+    /// finds the work.
+    pub(crate) async fn wake_after(&self, pool: &PgPool, made: &progress::Made) {
         if made.planned > 0 {
             self.wakes.of(QueueName::Delivery).now();
         }
@@ -220,6 +231,16 @@ impl Core {
         }
         if let Some(delay) = made.next_retry {
             self.wakes.of(QueueName::Delivery).later(delay);
+        }
+        let elsewhere = self
+            .runs
+            .get()
+            .is_some_and(|queues| !queues.contains(&QueueName::Delivery));
+        if made.planned > 0
+            && elsewhere
+            && let Ok(mut conn) = pool.acquire().await
+        {
+            let _ = settings::wake(&mut conn, &[QueueName::Delivery.as_str()]).await;
         }
     }
 

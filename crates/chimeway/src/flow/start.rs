@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::{Input, Run, Verdict, decide},
-    ids::{ActorId, DefinitionId, EventId, NotificationId, RunId, TenantId},
+    ids::{DefinitionId, EventId, NotificationId, RunId},
     store::{
         StoreResult, deliveries,
         events::{self, NewNotification},
@@ -21,10 +21,10 @@ use crate::{
 /// A run to make.
 pub(super) struct Start {
     pub(super) event: EventId,
-    pub(super) tenant: TenantId,
+    pub(super) tenant: String,
     pub(super) definition: DefinitionId,
     pub(super) started_at: DateTime<Utc>,
-    pub(super) recipient: ActorId,
+    pub(super) recipient: String,
     pub(super) kind: Option<String>,
 }
 
@@ -39,8 +39,8 @@ pub(super) async fn start(
         .map(|start| NewNotification {
             id: NotificationId::fresh(),
             event: start.event,
-            tenant: start.tenant.as_str().to_owned(),
-            recipient: start.recipient.as_str().to_owned(),
+            tenant: start.tenant.clone(),
+            recipient: start.recipient.clone(),
             kind: start.kind.clone(),
             at: start.started_at,
         })

@@ -22,10 +22,8 @@ const LEASES: i64 = 500;
 /// and the delivery is tried again, given up or set aside like after any other failure.
 pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usize> {
     let expired = {
-        let mut tx = pool.begin().await?;
-        let rows = deliveries::expired(&mut tx, LEASES, core.timing.grace).await?;
-        tx.commit().await?;
-        rows
+        let mut conn = pool.acquire().await?;
+        deliveries::expired(&mut conn, LEASES, core.timing.grace).await?
     };
     if expired.is_empty() {
         return Ok(0);
@@ -58,7 +56,8 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usi
         })
         .collect();
     let made = batch::commit(pool, &Record { core }, items).await?;
-    core.wake_after(&made.into_iter().fold(Made::default(), Made::and));
+    core.wake_after(pool, &made.into_iter().fold(Made::default(), Made::and))
+        .await;
     tracing::warn!(
         leases = closed,
         "leases ended without a record; their tries are closed as unknown"

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Chimeway, Dispatcher, FlowError, apply, start};
+use super::{Chimeway, Dispatcher, FlowError, apply, definitions, start};
 use crate::{
     definition::{Document, Workflow},
     ids::{ActorId, DefinitionId, EventId, TenantId, WorkflowKey},
@@ -209,14 +209,17 @@ impl Chimeway {
         let mut queues = vec![QueueName::Workflows.as_str()];
         if !later {
             let loaded = self.core.definitions.get(conn, [definition]).await?;
+            if !loaded.contains_key(&definition) {
+                return Err(definitions::undecodable(definition).into());
+            }
             let starts: Vec<start::Start> = recipients
                 .into_iter()
                 .map(|recipient| start::Start {
                     event,
-                    tenant: trigger.tenant.clone(),
+                    tenant: trigger.tenant.as_str().to_owned(),
                     definition,
                     started_at,
-                    recipient: recipient.identity,
+                    recipient: recipient.identity.into(),
                     kind: recipient.kind,
                 })
                 .collect();

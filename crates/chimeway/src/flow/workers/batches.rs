@@ -76,20 +76,18 @@ impl Batches {
     }
 
     async fn due(&self) -> StoreResult<Vec<(Kind, DueIn)>> {
-        let mut tx = self.pool.begin().await?;
-        let due = match self.queue {
-            QueueName::Signals => vec![(Kind::Signals, due::signals(&mut tx).await?)],
+        let mut conn = self.pool.acquire().await?;
+        Ok(match self.queue {
+            QueueName::Signals => vec![(Kind::Signals, due::signals(&mut conn).await?)],
             _ => {
-                let due = due::workflows(&mut tx).await?;
+                let due = due::workflows(&mut conn).await?;
                 vec![
                     (Kind::Events, due.events),
                     (Kind::Owed, due.owed),
                     (Kind::Runs, due.runs),
                 ]
             }
-        };
-        tx.commit().await?;
-        Ok(due)
+        })
     }
 
     fn pace(&self, kind: Kind) -> Option<std::sync::MutexGuard<'_, Pace>> {

@@ -28,7 +28,7 @@ impl Duty for ProgressionSweep {
         match sweep::sweep(&self.core, &self.pool, self.name(), tick).await {
             Ok(taken) => tracing::debug!(taken, %tick, "progression sweep"),
             Err(error) => {
-                tracing::warn!(%error, %tick, "the progression sweep failed; the next tick comes")
+                tracing::warn!(%error, %tick, "the progression sweep failed; the next tick comes");
             }
         }
     }

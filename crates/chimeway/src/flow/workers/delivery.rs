@@ -22,8 +22,8 @@ use crate::{
     store::{StoreResult, deliveries::ClaimRef, due},
 };
 
-/// How often expired leases are looked for.
-const LEASES_EVERY: Duration = Duration::from_secs(1);
+/// How often expired leases, and deliveries whose workers died repeatedly, are looked for.
+const CRASHES_EVERY: Duration = Duration::from_secs(1);
 /// How long after the database came back leases are left alone: those who held them record first.
 const RECORDERS_FIRST: Duration = Duration::from_secs(3);
 
@@ -45,7 +45,7 @@ struct State {
     in_flight: HashMap<String, usize>,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
-    leases_at: Option<Instant>,
+    crashes_at: Option<Instant>,
     away: bool,
 }
 
@@ -87,7 +87,7 @@ impl Deliveries {
     }
 
     /// Claims for up to `free` slots, over channels that have slots left.
-    async fn claim(&self, free: usize) -> StoreResult<Vec<ClaimRef>> {
+    async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
         let cap = self.channel_cap();
         let (full, room, isolated) = {
             let state = self.state();
@@ -110,39 +110,39 @@ impl Deliveries {
         let rows = dispatch::claim(&self.core, &self.pool, limit, &full, false).await?;
         let taken = rows.len();
         claimed.extend(self.register(rows, false));
-        if !isolated && taken < free {
+        if isolated_too && !isolated && taken < free {
             let rows = dispatch::claim(&self.core, &self.pool, 1, &full, true).await?;
             claimed.extend(self.register(rows, true));
         }
         Ok(claimed)
     }
 
-    /// Once a second, and not right after the database came back.
-    async fn close_leases(&self) -> StoreResult<()> {
+    /// Whether what crashed workers left is to be looked at: once a second, and not right after the
+    /// database came back.
+    fn looks_after_crashes(&self) -> bool {
         let now = Instant::now();
-        {
-            let mut state = self.state();
-            if state.leases_at.is_some_and(|at| at > now) {
-                return Ok(());
-            }
-            state.leases_at = Some(now + LEASES_EVERY);
+        let mut state = self.state();
+        if state.crashes_at.is_some_and(|at| at > now) {
+            return false;
         }
-        sweep::close_expired(&self.core, &self.pool).await?;
-        Ok(())
+        state.crashes_at = Some(now + CRASHES_EVERY);
+        true
     }
 
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
-        let jobs = self.claim(free).await?;
-        self.close_leases().await?;
+        let crashes = self.looks_after_crashes();
+        if crashes {
+            sweep::close_expired(&self.core, &self.pool).await?;
+        }
+        let jobs = self.claim(free, crashes).await?;
         if !jobs.is_empty() {
             return Ok(Fetched {
                 jobs,
                 next_due: None,
             });
         }
-        let mut tx = self.pool.begin().await?;
-        let next_due = due::deliveries(&mut tx).await?;
-        tx.commit().await?;
+        let mut conn = self.pool.acquire().await?;
+        let next_due = due::deliveries(&mut conn).await?;
         Ok(Fetched { jobs, next_due })
     }
 }
@@ -184,7 +184,7 @@ impl Source for Deliveries {
             Err(_) => state.away = true,
             Ok(_) if state.away => {
                 state.away = false;
-                state.leases_at = Some(Instant::now() + RECORDERS_FIRST);
+                state.crashes_at = Some(Instant::now() + RECORDERS_FIRST);
             }
             Ok(_) => {}
         }
@@ -229,7 +229,7 @@ impl Source for Deliveries {
             Ok(given) if given > 0 => tracing::info!(deliveries = given, "claims handed back"),
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(%error, "claims could not be handed back; their leases end")
+                tracing::warn!(%error, "claims could not be handed back; their leases end");
             }
         }
     }

@@ -82,6 +82,12 @@ impl Workers {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let core = Arc::clone(self.chimeway.core());
         let limit = |queue| self.limits.get(&queue).copied().unwrap_or_default();
+        let runs = QueueName::ALL
+            .into_iter()
+            .filter(|queue| limit(*queue) > 0)
+            .collect();
+        // A second fleet of the same handle runs what the first one does.
+        let _ = core.runs.set(runs);
         let stage = Stage::start(Arc::clone(&core), self.pool.clone());
         let delivery = Arc::new(delivery::Deliveries::new(
             Arc::clone(&core),

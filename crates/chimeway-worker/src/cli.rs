@@ -1,0 +1,187 @@
+//! The command line; the doc comments are the help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    commands::{demo, explain, inbox, migrate, runs, traces, track, trigger, worker, workflows},
+    config::{Layer, LogFormat},
+};
+
+/// Durable, explainable notification journeys on PostgreSQL.
+#[derive(Parser)]
+#[command(
+    name = "chimeway",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 not found.
+
+Start here:
+  chimeway demo              a journey from trigger to end, on a private PostgreSQL
+  chimeway migrate           make the schema `chimeway` in your database
+  chimeway worker            send, wait and escalate until told to stop"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Global {
+    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE [env: DATABASE_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// A TOML file with settings; the environment and flags win over it [env: CHIMEWAY_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON document, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to log, on standard error: `info`, `chimeway=debug,sqlx=warn` [env: CHIMEWAY_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How log lines are written [env: CHIMEWAY_LOG_FORMAT] [default: text]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+impl Global {
+    /// The settings that these flags give.
+    pub(crate) fn layer(&self) -> Layer {
+        Layer {
+            database_url: self.database_url.clone(),
+            log: self.log.clone(),
+            log_format: self.log_format,
+            ..Layer::default()
+        }
+    }
+}
+
+/// One file each in `commands/`.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Demo(demo::Args),
+    Migrate(migrate::Args),
+    Worker(worker::Args),
+    Workflows(workflows::Args),
+    Trigger(trigger::Args),
+    Track(track::Args),
+    Runs(runs::Args),
+    Explain(explain::Args),
+    Traces(traces::Args),
+    Inbox(inbox::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, ErrorKind> {
+        Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            for command in command.get_subcommands() {
+                let path = format!("{path} {}", command.get_name());
+                let help = command
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(help.contains(&format!("\n  {path}")), "{path}: {help}");
+                check(command, &path);
+            }
+        }
+        check(&Cli::command(), "chimeway");
+    }
+
+    #[test]
+    fn what_every_command_takes_may_stand_anywhere() {
+        for line in [
+            "chimeway --json --database-url postgres://h/d runs",
+            "chimeway runs --json --database-url postgres://h/d",
+        ] {
+            let cli = parse(line).ok().unwrap();
+            assert!(cli.global.json);
+            assert_eq!(
+                cli.global.layer().database_url.as_deref(),
+                Some("postgres://h/d")
+            );
+        }
+    }
+
+    #[test]
+    fn values_are_checked_before_anything_is_done() {
+        let run = "0198f2c4-0000-7000-8000-000000000000";
+        for (line, accepted) in [
+            (format!("chimeway explain {run} --tenant acme"), true),
+            (format!("chimeway explain {run}"), false),
+            ("chimeway explain 17 --tenant acme".into(), false),
+            (
+                format!("chimeway traces {run} --tenant acme --limit 5"),
+                true,
+            ),
+            (
+                format!("chimeway traces {run} --tenant acme --limit 0"),
+                false,
+            ),
+            ("chimeway runs --state waiting".into(), true),
+            ("chimeway runs --state asleep".into(), false),
+            (
+                "chimeway worker --queue chimeway_delivery=40 --queue default=0".into(),
+                true,
+            ),
+            ("chimeway worker --queue mail=40".into(), false),
+            (
+                "chimeway worker --channel email=log --no-listen".into(),
+                true,
+            ),
+            ("chimeway worker --channel email=pigeon".into(), false),
+            (
+                "chimeway trigger k --tenant t --recipient r --address email=a@b.example".into(),
+                true,
+            ),
+            (
+                "chimeway trigger k --tenant t --recipient r --address email".into(),
+                false,
+            ),
+            (
+                "chimeway trigger k --tenant t --recipient r --params {\"a\":1}".into(),
+                true,
+            ),
+            (
+                "chimeway trigger k --tenant t --recipient r --params [1]".into(),
+                false,
+            ),
+            ("chimeway trigger k --tenant t".into(), false),
+            ("chimeway track read --tenant t --actor a".into(), true),
+            ("chimeway workflows apply".into(), false),
+            ("chimeway workflows show k --version 0".into(), false),
+            (
+                format!("chimeway inbox read --tenant t --recipient r {run}"),
+                true,
+            ),
+            ("chimeway inbox read --tenant t --recipient r".into(), false),
+            (
+                "chimeway inbox unread --tenant t --recipient r".into(),
+                true,
+            ),
+        ] {
+            assert_eq!(parse(&line).is_ok(), accepted, "{line}");
+        }
+    }
+}

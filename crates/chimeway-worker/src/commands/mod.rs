@@ -1,0 +1,139 @@
+//! One module per command.
+//!
+//! To add a command: 1. a file here with its `Args`, whose doc comments and `after_help` are its help,
+//! and a `run`; 2. its variant in `cli.rs`; 3. its arm in [`run`].
+
+pub(crate) mod demo;
+pub(crate) mod explain;
+pub(crate) mod inbox;
+pub(crate) mod migrate;
+pub(crate) mod runs;
+pub(crate) mod traces;
+pub(crate) mod track;
+pub(crate) mod trigger;
+pub(crate) mod worker;
+pub(crate) mod workflows;
+
+use chimeway::{
+    channels::Log,
+    flow::{Chimeway, ChimewayBuilder, FlowError},
+};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use crate::{
+    cli::{Cli, Command},
+    config::{Adapter, Config},
+    database::Database,
+    error::CliError,
+    telemetry,
+};
+
+/// What a command runs with.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    /// Whether to print JSON.
+    pub(crate) json: bool,
+    /// The flag alone: what `DATABASE_URL` says does not count for a demo.
+    pub(crate) database_flag: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// [`CliError`], which has the exit code.
+pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { global, command } = cli;
+    // A worker tells what it does, the others only what went wrong.
+    let (flags, log) = match &command {
+        Command::Worker(args) => (
+            args.layer(global.layer()),
+            "info,apalis=warn,apalis_core=warn",
+        ),
+        _ => (global.layer(), "warn"),
+    };
+    let context = Context {
+        config: Config::load(global.config.as_deref(), flags)?,
+        json: global.json,
+        database_flag: global.database_url,
+    };
+    telemetry::start(&context.config, log)?;
+    match command {
+        Command::Demo(args) => demo::run(&args, &context).await,
+        Command::Migrate(args) => migrate::run(&args, &context).await,
+        Command::Worker(args) => worker::run(&args, &context).await,
+        Command::Workflows(args) => workflows::run(args, &context).await,
+        Command::Trigger(args) => trigger::run(args, &context).await,
+        Command::Track(args) => track::run(args, &context).await,
+        Command::Runs(args) => runs::run(args, &context).await,
+        Command::Explain(args) => explain::run(args, &context).await,
+        Command::Traces(args) => traces::run(&args, &context).await,
+        Command::Inbox(args) => inbox::run(args, &context).await,
+    }
+}
+
+impl Context {
+    /// The database of the settings.
+    fn database(&self) -> Result<Database, CliError> {
+        Database::new(self.config.database_url.as_deref())
+    }
+
+    /// A connection to a database whose schema is the one that this program knows.
+    async fn open(&self) -> Result<PgConnection, CliError> {
+        self.database()?.open().await
+    }
+
+    /// The library, with the channels of the settings.
+    fn chimeway(&self) -> Result<ChimewayBuilder, CliError> {
+        with_channels(Chimeway::builder(), &self.config)
+    }
+}
+
+fn with_channels(
+    mut builder: ChimewayBuilder,
+    config: &Config,
+) -> Result<ChimewayBuilder, CliError> {
+    for (name, adapter) in &config.channels {
+        builder = match adapter {
+            Adapter::Log => builder.channel(name.as_str(), Log::new()),
+        }
+        .map_err(FlowError::from)?;
+    }
+    for name in &config.extra_channels {
+        builder = builder
+            .extra_channel(name.as_str())
+            .map_err(FlowError::from)?;
+    }
+    Ok(builder)
+}
+
+/// A JSON object on the command line.
+fn json_object(text: &str) -> Result<Value, String> {
+    match serde_json::from_str::<Value>(text) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err("it is not a JSON object such as {\"document_id\": \"doc_789\"}".into()),
+        Err(error) => Err(format!("it is not JSON: {error}")),
+    }
+}
+
+/// How many lines to print.
+fn limit(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(limit @ 1..=10_000) => Ok(limit),
+        _ => Err("it is a whole number from 1 to 10000".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_are_an_object() {
+        assert!(json_object(r#"{"a": [1]}"#).is_ok());
+        for text in ["[]", "1", "null", "{", ""] {
+            assert!(json_object(text).is_err(), "{text}");
+        }
+    }
+}

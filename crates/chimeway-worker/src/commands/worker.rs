@@ -1,0 +1,193 @@
+//! `chimeway worker`: the queues, until told to stop.
+
+use std::{io::Read as _, time::Duration};
+
+use chimeway::{
+    flow::{Timing, workers::Workers},
+    ids::{self, ChannelName},
+    queue::QueueName,
+    store::schema,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::{
+    config::{self, ChannelSettings, Config, Layer},
+    database::{self, Database},
+    error::CliError,
+    shutdown,
+};
+
+/// Send, wait and escalate until told to stop
+///
+/// Run as many as you like beside each other. The first SIGTERM or SIGINT drains: nothing more is
+/// claimed, what has begun is finished. The second one ends at once; what was claimed is then taken
+/// over by others when its lease ends.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  chimeway worker
+  chimeway worker --queue chimeway_delivery=40 --queue default=0
+  chimeway worker --channel email=log      until email has an adapter: note messages in the log
+
+The queues: chimeway_delivery=20, chimeway_signals=10, chimeway_workflows=5, default=10.")]
+pub(crate) struct Args {
+    /// How many tasks of a queue run at a time; the other queues keep theirs, 0 does not run it
+    #[arg(long, value_name = "NAME=N", value_parser = config::queue_limit)]
+    queue: Vec<(QueueName, usize)>,
+    /// What carries a channel's messages: email=log
+    #[arg(long, value_name = "NAME=ADAPTER", value_parser = config::channel_adapter)]
+    channel: Vec<(ChannelName, ChannelSettings)>,
+    /// Do not listen for NOTIFY, only look (for poolers in transaction mode)
+    #[arg(long)]
+    no_listen: bool,
+    /// Drain when standard input ends, as when the process that started this one is gone
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+}
+
+impl Args {
+    /// The settings that these flags give, over those of all commands.
+    pub(super) fn layer(&self, everywhere: Layer) -> Layer {
+        let queues = self
+            .queue
+            .iter()
+            .map(|&(queue, limit)| (queue.as_str().to_owned(), limit));
+        Layer {
+            queues: queues.collect(),
+            channels: self.channel.iter().cloned().collect(),
+            ..everywhere
+        }
+    }
+}
+
+pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
+    let config = &context.config;
+    let database = context.database()?;
+    let name = process_name();
+    let timing = timing(config);
+    let chimeway = context
+        .chimeway()?
+        .worker_name(&name)
+        .timing(timing)
+        .build();
+    let stop = shutdown::watch()?;
+    if args.until_stdin_ends {
+        stop_when_stdin_ends(stop.clone());
+    }
+    if !is_ready(&database, &stop).await? {
+        return Ok(());
+    }
+
+    let pool = database.pool(config.pool_size);
+    let mut workers = Workers::new(chimeway, pool.clone());
+    for (&queue, &limit) in &config.queues {
+        workers = workers.limit(queue, limit);
+    }
+    if let Some(grace) = config.grace {
+        workers = workers.grace(grace);
+    }
+    if args.no_listen {
+        workers = workers.listen(None);
+    }
+    let queues = limits(config);
+    tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
+    workers.run(stop.cancelled_owned()).await;
+    pool.close().await;
+    tracing::info!(worker = %name, "worker {name} stopped");
+    Ok(())
+}
+
+/// `chimeway_delivery=20 chimeway_signals=10`
+fn limits(config: &Config) -> String {
+    let limits = config
+        .queues
+        .iter()
+        .map(|(queue, limit)| format!("{queue}={limit}"));
+    limits.collect::<Vec<_>>().join(" ")
+}
+
+/// Host, process and a part that no other process has: two containers may share both.
+fn process_name() -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    let host = host.unwrap_or_else(|| "host".to_owned());
+    let fresh = ids::fresh().simple().to_string();
+    // The end of the id is its random part.
+    let random = fresh.get(24..).unwrap_or(&fresh);
+    format!("{host}-{}-{random}", std::process::id())
+}
+
+fn timing(config: &Config) -> Timing {
+    let usual = Timing::default();
+    let Some(lease) = config.lease else {
+        return usual;
+    };
+    // A send ends well before its lease, or another worker would send again.
+    Timing {
+        lease,
+        send: usual.send.min(lease * 2 / 3),
+        ..usual
+    }
+}
+
+/// Between two looks at a database that is away.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Waits for the database, and refuses a schema that is not ours; false where we were told to stop
+/// before.
+async fn is_ready(database: &Database, stop: &CancellationToken) -> Result<bool, CliError> {
+    let mut pause = FIRST_PAUSE;
+    let mut told = false;
+    loop {
+        let look = async { database::check(schema::state(&mut database.connect().await?).await?) };
+        let looked = tokio::select! {
+            looked = look => looked,
+            () = stop.cancelled() => return Ok(false),
+        };
+        match looked {
+            Ok(()) => {
+                if told {
+                    tracing::info!("PostgreSQL at {} is there", database.place());
+                }
+                return Ok(true);
+            }
+            Err(error) if database::is_away(&error) => {
+                if !told {
+                    let reason = error.line();
+                    tracing::warn!(error = %reason, "waiting for the database: {reason}");
+                }
+                told = true;
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = stop.cancelled() => return Ok(false),
+        }
+    }
+}
+
+/// A thread of its own: it is not waited for at the end, as a task that reads would be.
+fn stop_when_stdin_ends(stop: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut ignored = [0; 64];
+        while matches!(stdin.read(&mut ignored), Ok(1..)) {}
+        stop.cancel();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_processes_have_the_same_name() {
+        let (one, other) = (process_name(), process_name());
+        assert_ne!(one, other);
+        assert!(one.contains(&format!("-{}-", std::process::id())), "{one}");
+    }
+}

@@ -1,0 +1,331 @@
+//! Settings: a TOML file, then the environment, then flags. The only reader of the environment.
+//!
+//! To add a setting: 1. a field of [`Layer`], which is its key in the file; 2. its variable in
+//! [`Layer::from_environment`]; 3. its line in [`Layer::under`]; 4. what [`Config`] makes of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use chimeway::{ids::ChannelName, queue::QueueName};
+use serde::Deserialize;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What carries the messages of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Adapter {
+    /// Writes to the log that a message was sent.
+    Log,
+}
+
+/// The settings of one source; what it does not say is `None` or empty.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Layer {
+    pub(crate) database_url: Option<String>,
+    pub(crate) log: Option<String>,
+    pub(crate) log_format: Option<LogFormat>,
+    #[serde(default)]
+    pub(crate) queues: BTreeMap<String, usize>,
+    #[serde(default)]
+    pub(crate) channels: BTreeMap<ChannelName, ChannelSettings>,
+    #[serde(default)]
+    pub(crate) extra_channels: Vec<ChannelName>,
+    pub(crate) lease_seconds: Option<u32>,
+    pub(crate) grace_seconds: Option<u32>,
+    pub(crate) pool_size: Option<u32>,
+}
+
+/// The settings of one channel.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChannelSettings {
+    pub(crate) adapter: Adapter,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the settings in {}; check --config or CHIMEWAY_CONFIG", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{}, line {line}: {problem}; correct the settings", path.display())]
+    BadFile {
+        path: PathBuf,
+        line: usize,
+        problem: String,
+    },
+    #[error("{name} is not usable: {problem}")]
+    BadValue { name: &'static str, problem: String },
+}
+
+/// What the program runs with.
+pub(crate) struct Config {
+    pub(crate) database_url: Option<String>,
+    /// A filter like `RUST_LOG`; `None` leaves it to the command.
+    pub(crate) log: Option<String>,
+    pub(crate) log_format: LogFormat,
+    /// Every queue and its limit.
+    pub(crate) queues: BTreeMap<QueueName, usize>,
+    /// Channels that have an adapter by configuration.
+    pub(crate) channels: BTreeMap<ChannelName, Adapter>,
+    /// Channels that only other workers have: documents may name them.
+    pub(crate) extra_channels: BTreeSet<ChannelName>,
+    /// How long a claim is held; `None` for the library's default.
+    pub(crate) lease: Option<Duration>,
+    /// How long a drain may take; `None` for the library's default.
+    pub(crate) grace: Option<Duration>,
+    /// How many connections a worker opens at most.
+    pub(crate) pool_size: u32,
+}
+
+/// Enough for every queue: what many handlers have to write meets in few transactions.
+const POOL_SIZE: u32 = 10;
+
+impl Config {
+    /// Reads the file that `path` or `CHIMEWAY_CONFIG` names, if any, and the environment; `flags`
+    /// win over both.
+    pub(crate) fn load(path: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
+        Self::from_sources(path, environment, flags)
+    }
+
+    fn from_sources(
+        path: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+        flags: Layer,
+    ) -> Result<Self, ConfigError> {
+        let path = path
+            .map(PathBuf::from)
+            .or_else(|| variable("CHIMEWAY_CONFIG").map(PathBuf::from));
+        let file = path
+            .as_deref()
+            .map(Layer::from_file)
+            .transpose()?
+            .unwrap_or_default();
+        let environment = Layer::from_environment(variable)?;
+        Self::resolve(file.under(environment).under(flags))
+    }
+
+    fn resolve(layer: Layer) -> Result<Self, ConfigError> {
+        let mut queues: BTreeMap<QueueName, usize> = QueueName::ALL
+            .into_iter()
+            .map(|queue| (queue, queue.default_limit()))
+            .collect();
+        for (name, limit) in layer.queues {
+            let bad = |problem| ConfigError::BadValue {
+                name: "queues",
+                problem,
+            };
+            queues.insert(
+                queue(&name).map_err(bad)?,
+                checked_limit(limit).map_err(bad)?,
+            );
+        }
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let at_least_one = |name, value: Option<u32>| match value {
+            Some(0) => Err(ConfigError::BadValue {
+                name,
+                problem: "it is at least 1".into(),
+            }),
+            value => Ok(value),
+        };
+        Ok(Self {
+            database_url: layer.database_url,
+            log: layer.log,
+            log_format: layer.log_format.unwrap_or_default(),
+            queues,
+            channels: layer
+                .channels
+                .into_iter()
+                .map(|(name, of)| (name, of.adapter))
+                .collect(),
+            extra_channels: layer.extra_channels.into_iter().collect(),
+            lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
+            grace: layer.grace_seconds.map(seconds),
+            pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
+        })
+    }
+}
+
+impl Layer {
+    fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.into(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::BadFile {
+            path: path.into(),
+            line: error.span().map_or(1, |span| line_of(&text, span.start)),
+            problem: error.message().replace('\n', ", "),
+        })
+    }
+
+    fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let number = |name: &'static str| {
+            let parse = |text: String| {
+                let bad = |_| ConfigError::BadValue {
+                    name,
+                    problem: format!("`{text}` is not a whole number"),
+                };
+                text.trim().parse::<u32>().map_err(bad)
+            };
+            variable(name).map(parse).transpose()
+        };
+        Ok(Self {
+            database_url: variable("DATABASE_URL"),
+            log: variable("CHIMEWAY_LOG"),
+            log_format: one("CHIMEWAY_LOG_FORMAT", &variable, |text| {
+                clap::ValueEnum::from_str(text, true)
+            })?,
+            queues: list("CHIMEWAY_QUEUES", &variable, queue_limit)?
+                .into_iter()
+                .map(|(queue, limit)| (queue.as_str().to_owned(), limit))
+                .collect(),
+            channels: list("CHIMEWAY_CHANNELS", &variable, channel_adapter)?
+                .into_iter()
+                .collect(),
+            extra_channels: list("CHIMEWAY_EXTRA_CHANNELS", &variable, |text| {
+                ChannelName::from_str(text).map_err(|error| error.to_string())
+            })?,
+            lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
+            grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
+            pool_size: number("CHIMEWAY_POOL_SIZE")?,
+        })
+    }
+
+    /// This layer with another one over it. Queues and channels are merged one by one.
+    fn under(mut self, over: Self) -> Self {
+        self.queues.extend(over.queues);
+        self.channels.extend(over.channels);
+        self.extra_channels.extend(over.extra_channels);
+        Self {
+            database_url: over.database_url.or(self.database_url),
+            log: over.log.or(self.log),
+            log_format: over.log_format.or(self.log_format),
+            queues: self.queues,
+            channels: self.channels,
+            extra_channels: self.extra_channels,
+            lease_seconds: over.lease_seconds.or(self.lease_seconds),
+            grace_seconds: over.grace_seconds.or(self.grace_seconds),
+            pool_size: over.pool_size.or(self.pool_size),
+        }
+    }
+}
+
+/// A variable; a blank one counts as not set.
+#[expect(clippy::disallowed_methods, reason = "the one home of settings")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.trim().is_empty())
+}
+
+/// The names of the variables that settings are read from, of those that are set.
+pub(crate) fn variables_set() -> Vec<std::ffi::OsString> {
+    let ours = |name: &std::ffi::OsString| {
+        name == "DATABASE_URL" || name.as_encoded_bytes().starts_with(b"CHIMEWAY_")
+    };
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(ours)
+        .collect()
+}
+
+/// The value of a variable.
+fn one<T>(
+    name: &'static str,
+    variable: impl Fn(&str) -> Option<String>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    let bad = |problem| ConfigError::BadValue { name, problem };
+    variable(name)
+        .map(|text| parse(text.trim()).map_err(bad))
+        .transpose()
+}
+
+/// The values of a variable, separated by commas.
+fn list<T>(
+    name: &'static str,
+    variable: impl Fn(&str) -> Option<String>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, ConfigError> {
+    let text = variable(name).unwrap_or_default();
+    let items = text
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty());
+    let bad = |problem| ConfigError::BadValue { name, problem };
+    items.map(|item| parse(item).map_err(bad)).collect()
+}
+
+/// More than this of one queue in one process is a mistake.
+const HIGHEST_LIMIT: usize = 10_000;
+
+/// Reads `NAME=N`.
+pub(crate) fn queue_limit(text: &str) -> Result<(QueueName, usize), String> {
+    let (name, limit) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not NAME=N, such as chimeway_delivery=20"))?;
+    let limit = limit
+        .parse()
+        .map_err(|_| format!("`{limit}` is not a whole number"))?;
+    Ok((queue(name)?, checked_limit(limit)?))
+}
+
+fn queue(name: &str) -> Result<QueueName, String> {
+    QueueName::parse(name).ok_or_else(|| {
+        let known = QueueName::ALL.map(QueueName::as_str).join(", ");
+        format!("there is no queue `{name}`; the queues are {known}")
+    })
+}
+
+fn checked_limit(limit: usize) -> Result<usize, String> {
+    if limit > HIGHEST_LIMIT {
+        return Err(format!(
+            "a limit of {limit} is too high; at most {HIGHEST_LIMIT}"
+        ));
+    }
+    Ok(limit)
+}
+
+/// Reads `NAME=ADAPTER`.
+pub(crate) fn channel_adapter(text: &str) -> Result<(ChannelName, ChannelSettings), String> {
+    let (name, adapter) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not NAME=ADAPTER, such as email=log"))?;
+    let name = name
+        .parse()
+        .map_err(|error: chimeway::ids::BadName| error.to_string())?;
+    let adapter = clap::ValueEnum::from_str(adapter, false)
+        .map_err(|_| format!("there is no adapter `{adapter}`; the adapters are: log"))?;
+    Ok((name, ChannelSettings { adapter }))
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes()
+        .take(offset)
+        .filter(|&byte| byte == b'\n')
+        .count()
+        + 1
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;
