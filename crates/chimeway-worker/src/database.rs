@@ -86,6 +86,8 @@ impl Database {
         PgPoolOptions::new()
             .max_connections(size)
             .acquire_timeout(CONNECT_TIMEOUT)
+            // A worker comes back from a lost connection by itself: no need to ask before each use.
+            .test_before_acquire(false)
             .connect_lazy_with(self.options.clone())
     }
 

@@ -84,11 +84,11 @@ async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
 }
 
 async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
-    let claimed = claim(core, pool, CLAIM, &[], false).await?;
-    let isolated = claim(core, pool, 1, &[], true).await?;
+    let mut claims = claim(core, pool, CLAIM, &[], false).await?;
+    claims.extend(claim(core, pool, 1, &[], true).await?);
+    let definitions = definitions_of(core, pool, &claims).await?;
     let (mut results, mut back) = (vec![], vec![]);
-    for claimed in claimed.into_iter().chain(isolated) {
-        let definitions = definitions_of(core, pool, std::slice::from_ref(&claimed)).await?;
+    for claimed in claims {
         match deliver::deliver(core, &claimed, &definitions).await {
             Delivery::Attempted(attempted) => results.push(*attempted),
             Delivery::TooLate => back.push(claimed.reference()),

@@ -47,6 +47,6 @@ impl DueWork for Due<'_> {
     }
 
     async fn fail(&self, conn: &mut PgConnection, id: &RunId, reason: &str) -> StoreResult<()> {
-        runs::fail(conn, *id, reason).await
+        runs::fail(conn, &[*id], reason).await
     }
 }

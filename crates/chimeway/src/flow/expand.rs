@@ -50,9 +50,8 @@ impl DueWork for Expand<'_> {
         let (known, unknown): (Vec<_>, Vec<_>) = rows
             .into_iter()
             .partition(|event| definitions.contains_key(&event.definition));
-        for event in &unknown {
-            events::fail(conn, event.id, "definition_does_not_decode").await?;
-        }
+        let unknown: Vec<EventId> = unknown.iter().map(|event| event.id).collect();
+        events::fail(conn, &unknown, "definition_does_not_decode").await?;
         let by_id: HashMap<EventId, DueEvent> =
             known.into_iter().map(|event| (event.id, event)).collect();
         let chunks: Vec<Chunk> = chunks
@@ -81,7 +80,7 @@ impl DueWork for Expand<'_> {
     }
 
     async fn fail(&self, conn: &mut PgConnection, id: &EventId, reason: &str) -> StoreResult<()> {
-        events::fail(conn, *id, reason).await
+        events::fail(conn, &[*id], reason).await
     }
 }
 

@@ -255,6 +255,7 @@ pub(super) async fn advance(
         .get(conn, rows.iter().map(|row| row.workflow_definition_id))
         .await?;
     let mut locked = Vec::with_capacity(rows.len());
+    let mut undecodable = vec![];
     for row in rows {
         let definition = definitions.get(&row.workflow_definition_id).cloned();
         match decode(&row, definition) {
@@ -280,10 +281,11 @@ pub(super) async fn advance(
             }
             Err(error) => {
                 tracing::error!(run.id = %row.id, %error, "a run is set aside");
-                runs::fail(conn, row.id, "does_not_decode").await?;
+                undecodable.push(row.id);
             }
         }
     }
+    runs::fail(conn, &undecodable, "does_not_decode").await?;
 
     // A round asks once for all runs that wait, then tells each run one thing: the number of rounds
     // follows the longest chain of one run, not the number of runs.

@@ -77,7 +77,7 @@ impl DueWork for Route<'_> {
     }
 
     async fn fail(&self, conn: &mut PgConnection, id: &SignalId, reason: &str) -> StoreResult<()> {
-        signals::fail(conn, *id, reason).await
+        signals::fail(conn, &[*id], reason).await
     }
 }
 

@@ -223,20 +223,23 @@ where e.id = u.event_id"#,
     Ok(())
 }
 
-/// Counts a failed try to make an event's runs; the third one sets it aside.
+/// Counts a failed try to make these events' runs; the third one sets an event aside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn fail(conn: &mut PgConnection, event: EventId, reason: &str) -> StoreResult<()> {
+pub async fn fail(conn: &mut PgConnection, events: &[EventId], reason: &str) -> StoreResult<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         r#"-- events::fail
 update chimeway.events
 set tries = tries + 1,
     expand_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = $1"#,
-        event.0,
+where id = any($1)"#,
+        events as _,
         reason,
     )
     .execute(conn)

@@ -271,20 +271,23 @@ select id as "id: RunId" from chimeway.workflow_runs where id = any($1) and ende
     .await?)
 }
 
-/// Counts a failed try to decide a run; the third one sets it aside.
+/// Counts a failed try to decide these runs; the third one sets a run aside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn fail(conn: &mut PgConnection, run: RunId, reason: &str) -> StoreResult<()> {
+pub async fn fail(conn: &mut PgConnection, runs: &[RunId], reason: &str) -> StoreResult<()> {
+    if runs.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         r#"-- runs::fail
 update chimeway.workflow_runs
 set tries = tries + 1,
     wake_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = $1 and ended_at is null"#,
-        run.0,
+where id = any($1) and ended_at is null"#,
+        runs as _,
         reason,
     )
     .execute(conn)

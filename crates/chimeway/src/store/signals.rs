@@ -276,20 +276,23 @@ where s.id = u.signal_id"#,
     Ok(())
 }
 
-/// Counts a failed try to route; the third one sets a signal aside.
+/// Counts a failed try to route these; the third one sets a signal aside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn fail(conn: &mut PgConnection, signal: SignalId, reason: &str) -> StoreResult<()> {
+pub async fn fail(conn: &mut PgConnection, signals: &[SignalId], reason: &str) -> StoreResult<()> {
+    if signals.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         r#"-- signals::fail
 update chimeway.signals
 set tries = tries + 1,
     route_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = $1"#,
-        signal.0,
+where id = any($1)"#,
+        signals as _,
         reason,
     )
     .execute(conn)
