@@ -93,7 +93,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let queues = limits(config);
     tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
     workers.run(stop.cancelled_owned()).await;
-    pool.close().await;
+    // Nothing is lost by a connection that does not close in time.
+    let _ = tokio::time::timeout(CLOSE, pool.close()).await;
     tracing::info!(worker = %name, "worker {name} stopped");
     Ok(())
 }
@@ -132,6 +133,8 @@ fn timing(config: &Config) -> Timing {
     }
 }
 
+/// How long connections may take to close at the end.
+const CLOSE: Duration = Duration::from_secs(2);
 /// Between two looks at a database that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);

@@ -51,14 +51,26 @@ impl Chimeway {
     }
 }
 
-/// Checks a document and makes sure it is stored, in the caller's transaction.
+/// Checks a document and makes sure it is stored, in the caller's transaction. Nothing more is read
+/// where the latest version is the one.
 pub(super) async fn ensure_document(
     core: &Core,
     conn: &mut PgConnection,
     document: &Document,
+    latest: Option<workflows::Latest>,
 ) -> Result<DefinitionId, FlowError> {
     let checked = validate(document, &core.known).map_err(FlowError::InvalidDefinition)?;
-    Ok(ensure(conn, &checked).await?.0)
+    match latest {
+        Some(latest)
+            if latest.hash == checked.hash.as_str()
+                && checked
+                    .version
+                    .is_none_or(|wanted| wanted.0 == latest.version) =>
+        {
+            Ok(latest.definition)
+        }
+        _ => Ok(ensure(conn, &checked).await?.0),
+    }
 }
 
 /// Makes sure that the content is stored. Looks first and inserts only what is missing, so that the

@@ -260,19 +260,20 @@ impl Chimeway {
         conn: &mut PgConnection,
         trigger: &Trigger,
     ) -> Result<DefinitionId, FlowError> {
-        let ensured = match &trigger.document {
-            Some(document) => Some(apply::ensure_document(&self.core, conn, document).await?),
-            None => None,
-        };
         let key = &trigger.workflow;
-        match workflows::latest(conn, &[key.as_str()])
+        let latest = workflows::latest(conn, &[key.as_str()])
             .await?
             .into_iter()
-            .next()
-        {
-            None => Err(FlowError::UnknownWorkflow(key.clone())),
-            Some(latest) if !latest.active => Err(FlowError::WorkflowPaused(key.clone())),
-            Some(latest) => Ok(ensured.unwrap_or(latest.definition)),
+            .next();
+        if latest.as_ref().is_some_and(|latest| !latest.active) {
+            return Err(FlowError::WorkflowPaused(key.clone()));
+        }
+        match (&trigger.document, latest) {
+            (Some(document), latest) => {
+                apply::ensure_document(&self.core, conn, document, latest).await
+            }
+            (None, Some(latest)) => Ok(latest.definition),
+            (None, None) => Err(FlowError::UnknownWorkflow(key.clone())),
         }
     }
 }

@@ -205,7 +205,8 @@ async fn pump<S: Source>(source: Shared<S>, feed: Feed, sender: mpsc::Sender<Slo
                 drop(free);
                 tokio::select! {
                     () = feed.draining.cancelled() => return,
-                    () = tokio::time::sleep(pace.away()) => {}
+                    // The listener's new connection ends the pause early.
+                    () = feed.wake.sleep(pace.away()) => {}
                 }
             }
         }
