@@ -55,14 +55,16 @@ impl TestDb {
         &self.pool
     }
 
-    /// Its URL, for other processes.
+    /// Its URL, for other processes in any language.
     #[must_use]
     pub fn url(&self) -> String {
-        self.server
-            .clone()
-            .database(&self.name)
-            .to_url_lossy()
-            .to_string()
+        let mut url = self.server.clone().database(&self.name).to_url_lossy();
+        // libpq refuses what it does not know.
+        let is_ours = |name: &str| name == "statement-cache-capacity";
+        let pairs = url.query_pairs().into_owned();
+        let pairs: Vec<_> = pairs.filter(|(name, _)| !is_ours(name)).collect();
+        url.query_pairs_mut().clear().extend_pairs(pairs);
+        url.to_string()
     }
 
     /// A connection outside the pool, for a session of its own.

@@ -11,7 +11,7 @@ use crate::{
     ids::{DeliveryId, RunId},
     store::{
         StoreResult,
-        deliveries::{self, OwedRow, parse_status},
+        owed::{self, OwedRow, parse_status},
         runs,
     },
 };
@@ -34,7 +34,7 @@ impl DueWork for Owed<'_> {
         among: Option<&[DeliveryId]>,
         limit: i64,
     ) -> StoreResult<Vec<OwedRow>> {
-        deliveries::owed(conn, among, limit).await
+        owed::list(conn, among, limit).await
     }
 
     fn id(row: &OwedRow) -> DeliveryId {
@@ -68,8 +68,8 @@ impl DueWork for Owed<'_> {
             }
         }
         let mut made = progress::advance(self.core, conn, locked, inputs).await?;
-        deliveries::settle_owed(conn, &settled).await?;
-        deliveries::owe_progress(conn, &again).await?;
+        owed::settle(conn, &settled).await?;
+        owed::owe(conn, &again).await?;
         if !again.is_empty() {
             made.wakes_in(chrono::TimeDelta::milliseconds(20));
         }
@@ -82,6 +82,6 @@ impl DueWork for Owed<'_> {
         id: &DeliveryId,
         _reason: &str,
     ) -> StoreResult<()> {
-        deliveries::owe_progress(conn, &[*id]).await
+        owed::owe(conn, &[*id]).await
     }
 }

@@ -24,8 +24,9 @@ use crate::{
     ids::{AttemptNumber, DeliveryId, RunId, Visit},
     store::{
         StoreError, StoreResult,
-        deliveries::{self, ClaimRef, NewAttempt, Recording},
-        runs,
+        attempts::{self, NewAttempt},
+        deliveries::{self, ClaimRef, Recording},
+        owed, runs,
     },
 };
 
@@ -205,15 +206,15 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
         .into_iter()
         .collect();
 
-    let attempts: Vec<NewAttempt> = items
+    let tries: Vec<NewAttempt> = items
         .iter()
         .filter(|item| !item.superseded && (!item.closing() || decided.contains(&item.claim.id)))
         .map(|item| item.attempt())
         .collect();
-    deliveries::insert_attempts(conn, &attempts).await?;
+    attempts::insert(conn, &tries).await?;
 
     let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
-    let mut owed = vec![];
+    let mut untold = vec![];
     for (item, settled) in items.iter().zip(&settled) {
         if !decided.contains(&item.claim.id) || item.superseded {
             continue;
@@ -233,14 +234,14 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
                 .or_default()
                 .push_back(Input::Delivered(result));
         } else if skipped.contains(&item.run) {
-            owed.push(item.claim.id);
+            untold.push(item.claim.id);
         }
     }
-    if !owed.is_empty() {
+    if !untold.is_empty() {
         made.wakes_in(chrono::TimeDelta::milliseconds(20));
     }
     let advanced = progress::advance(core, conn, rows, inputs).await?;
-    deliveries::owe_progress(conn, &owed).await?;
+    owed::owe(conn, &untold).await?;
     if let Some(delay) = advanced.next_wake {
         made.wakes_in(chrono::TimeDelta::from_std(delay).unwrap_or_default());
     }

@@ -1,4 +1,4 @@
-//! Deliveries and their attempts: planned, claimed, recorded, closed, handed back.
+//! Deliveries: planned, claimed, recorded, closed, handed back.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgConnection, postgres::types::PgInterval};
 
-use super::{StoreError, StoreResult};
+use super::StoreResult;
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
     ids::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A duration as PostgreSQL has it. Ours are far below its limits.
-fn interval(duration: Duration) -> PgInterval {
+pub(super) fn interval(duration: Duration) -> PgInterval {
     let microseconds = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     PgInterval {
         months: 0,
@@ -50,7 +50,7 @@ pub struct NewDelivery {
 ///
 /// # Errors
 ///
-/// [`StoreError::Database`]; a repeated (run, visit) means that the run was not locked.
+/// [`StoreError::Database`](super::StoreError::Database); a repeated (run, visit) means that the run was not locked.
 pub async fn plan(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> StoreResult<()> {
     if deliveries.is_empty() {
         return Ok(());
@@ -144,7 +144,7 @@ pub struct ClaimedRow {
 ///
 /// # Errors
 ///
-/// [`StoreError::Database`].
+/// [`StoreError::Database`](super::StoreError::Database).
 pub async fn claim(conn: &mut PgConnection, claim: &Claim<'_>) -> StoreResult<Vec<ClaimedRow>> {
     Ok(sqlx::query_as!(
         ClaimedRow,
@@ -208,7 +208,7 @@ pub struct ClaimRef {
 ///
 /// # Errors
 ///
-/// [`StoreError::Database`].
+/// [`StoreError::Database`](super::StoreError::Database).
 pub async fn hand_back(conn: &mut PgConnection, claims: &[ClaimRef]) -> StoreResult<u64> {
     if claims.is_empty() {
         return Ok(0);
@@ -261,7 +261,7 @@ pub struct ExpiredRow {
 ///
 /// # Errors
 ///
-/// [`StoreError::Database`].
+/// [`StoreError::Database`](super::StoreError::Database).
 pub async fn expired(
     conn: &mut PgConnection,
     limit: i64,
@@ -314,7 +314,7 @@ pub struct Recording {
 ///
 /// # Errors
 ///
-/// [`StoreError::Database`].
+/// [`StoreError::Database`](super::StoreError::Database).
 pub async fn record(
     conn: &mut PgConnection,
     recordings: &[Recording],
@@ -365,84 +365,11 @@ returning d.id as "id: DeliveryId""#,
     .await?)
 }
 
-/// One try, as it is written.
-#[derive(Debug, Clone)]
-pub struct NewAttempt {
-    /// Which delivery, under which fence.
-    pub claim: ClaimRef,
-    /// Which try.
-    pub number: AttemptNumber,
-    /// succeeded, failed or unknown.
-    pub outcome: &'static str,
-    /// temporary, permanent, bounced or unknown.
-    pub error_class: Option<&'static str>,
-    /// Which adapter was called.
-    pub adapter: String,
-    /// Which worker process called it.
-    pub worker: String,
-    /// The provider's id for the message.
-    pub provider_message_id: Option<String>,
-    /// What the adapter kept of the answer.
-    pub response: Option<Value>,
-    /// When the channel was called.
-    pub started_at: DateTime<Utc>,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// Writes tries. A try that was closed as unknown is amended by its real outcome, whoever holds the
-/// delivery now; any other is written once. A delivery that retention has taken gets none.
-///
-/// # Errors
-///
-/// [`StoreError::Database`].
-pub async fn insert_attempts(conn: &mut PgConnection, attempts: &[NewAttempt]) -> StoreResult<()> {
-    if attempts.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        r#"-- deliveries::insert_attempts
-insert into chimeway.delivery_attempts as a (
-    delivery_id, claim_no, attempt_number, outcome, error_class, adapter, worker,
-    provider_message_id, response, started_at, finished_at
-)
-select u.id, u.claim_no, u.number, u.outcome, u.error_class, u.adapter, u.worker,
-    u.provider_message_id, u.response, u.started_at, u.started_at + u.took
-from unnest(
-        $1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::jsonb[], $10::timestamptz[], $11::interval[]
-    ) as u (
-        id, claim_no, number, outcome, error_class, adapter, worker, provider_message_id,
-        response, started_at, took
-    )
-    join chimeway.deliveries d on d.id = u.id
-on conflict (delivery_id, attempt_number) do update
-set outcome = excluded.outcome, error_class = excluded.error_class,
-    provider_message_id = excluded.provider_message_id, response = excluded.response,
-    finished_at = excluded.finished_at
-where a.outcome = 'unknown' and a.claim_no = excluded.claim_no and excluded.outcome <> 'unknown'"#,
-        &attempts.iter().map(|one| one.claim.id.0).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.claim.claim_no.0).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.number.0).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.outcome).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.error_class).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.adapter.clone()).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.worker.clone()).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.provider_message_id.clone()).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.response.clone()).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.started_at).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| interval(one.took)).collect::<Vec<_>>() as _,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// Cancels what these runs still had to send.
 ///
 /// # Errors
 ///
-/// [`StoreError::Database`].
+/// [`StoreError::Database`](super::StoreError::Database).
 pub async fn cancel_unsent(
     conn: &mut PgConnection,
     runs: &[RunId],
@@ -462,101 +389,4 @@ where workflow_run_id = any($1) and status in ('pending', 'failed')"#,
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// These had a result while another session held their run: the run is moved on later.
-///
-/// # Errors
-///
-/// [`StoreError::Database`].
-pub async fn owe_progress(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
-    if deliveries.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        r#"-- deliveries::owe_progress
-update chimeway.deliveries
-set progress_owed_at = chimeway.now()
-    + least(greatest((chimeway.now() - updated_at) / 4, interval '20 milliseconds'), interval '1 second')
-where id = any($1)"#,
-        deliveries as _,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// A result that its run has not been told.
-#[derive(Debug, Clone)]
-pub struct OwedRow {
-    /// Which delivery.
-    pub id: DeliveryId,
-    /// Of which run.
-    pub run: RunId,
-    /// Of which visit.
-    pub visit: Visit,
-    /// Its status.
-    pub status: String,
-    /// Why.
-    pub status_reason: Option<String>,
-}
-
-/// Results that their runs are to be told now, among some where those are given.
-///
-/// # Errors
-///
-/// [`StoreError::Database`].
-pub async fn owed(
-    conn: &mut PgConnection,
-    among: Option<&[DeliveryId]>,
-    limit: i64,
-) -> StoreResult<Vec<OwedRow>> {
-    Ok(sqlx::query_as!(
-        OwedRow,
-        r#"-- deliveries::owed
-select id as "id: DeliveryId", workflow_run_id as "run: RunId", visit as "visit: Visit",
-    status, status_reason
-from chimeway.deliveries
-where progress_owed_at is not null and progress_owed_at <= (select chimeway.now())
-    and ($2::uuid[] is null or id = any($2))
-order by progress_owed_at
-limit $1
-for no key update skip locked"#,
-        limit,
-        among as _,
-    )
-    .fetch_all(conn)
-    .await?)
-}
-
-/// Their runs have been told.
-///
-/// # Errors
-///
-/// [`StoreError::Database`].
-pub async fn settle_owed(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
-    if deliveries.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        r#"-- deliveries::settle_owed
-update chimeway.deliveries set progress_owed_at = null where id = any($1)"#,
-        deliveries as _,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Turns a status that is not one of ours into an error that names its row.
-///
-/// # Errors
-///
-/// [`StoreError::Inconsistent`].
-pub fn parse_status(id: DeliveryId, status: &str) -> StoreResult<crate::engine::DeliveryStatus> {
-    crate::engine::DeliveryStatus::parse(status).ok_or(StoreError::Inconsistent {
-        table: "deliveries",
-        column: "status",
-        row: id.0,
-    })
 }

@@ -13,12 +13,14 @@
 //! To add a table: 1. a migration with a comment on each column; 2. a file here named for the
 //! aggregate; 3. its place in the lock order; 4. `scripts/prepare-queries`.
 
+pub mod attempts;
 pub mod cron;
 pub mod deliveries;
 pub mod due;
 pub mod error;
 pub mod events;
 pub mod inbox;
+pub mod owed;
 pub mod runs;
 pub mod schema;
 pub mod settings;

@@ -1,0 +1,106 @@
+//! Results that their runs have not been told: another session held the run when they were recorded.
+
+use sqlx::PgConnection;
+
+use super::{StoreError, StoreResult};
+use crate::{
+    engine::DeliveryStatus,
+    ids::{DeliveryId, RunId, Visit},
+};
+
+/// These had a result while another session held their run: the run is moved on later.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn owe(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- owed::owe
+update chimeway.deliveries
+set progress_owed_at = chimeway.now()
+    + least(greatest((chimeway.now() - updated_at) / 4, interval '20 milliseconds'), interval '1 second')
+where id = any($1)"#,
+        deliveries as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A result that its run has not been told.
+#[derive(Debug, Clone)]
+pub struct OwedRow {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// Of which run.
+    pub run: RunId,
+    /// Of which visit.
+    pub visit: Visit,
+    /// Its status.
+    pub status: String,
+    /// Why.
+    pub status_reason: Option<String>,
+}
+
+/// Results that their runs are to be told now, among some where those are given.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn list(
+    conn: &mut PgConnection,
+    among: Option<&[DeliveryId]>,
+    limit: i64,
+) -> StoreResult<Vec<OwedRow>> {
+    Ok(sqlx::query_as!(
+        OwedRow,
+        r#"-- owed::list
+select id as "id: DeliveryId", workflow_run_id as "run: RunId", visit as "visit: Visit",
+    status, status_reason
+from chimeway.deliveries
+where progress_owed_at is not null and progress_owed_at <= (select chimeway.now())
+    and ($2::uuid[] is null or id = any($2))
+order by progress_owed_at
+limit $1
+for no key update skip locked"#,
+        limit,
+        among as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Their runs have been told.
+///
+/// # Errors
+///
+/// [`StoreError::Database`].
+pub async fn settle(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- owed::settle
+update chimeway.deliveries set progress_owed_at = null where id = any($1)"#,
+        deliveries as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Turns a status that is not one of ours into an error that names its row.
+///
+/// # Errors
+///
+/// [`StoreError::Inconsistent`].
+pub fn parse_status(id: DeliveryId, status: &str) -> StoreResult<DeliveryStatus> {
+    DeliveryStatus::parse(status).ok_or(StoreError::Inconsistent {
+        table: "deliveries",
+        column: "status",
+        row: id.0,
+    })
+}
