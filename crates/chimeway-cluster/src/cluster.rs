@@ -217,10 +217,12 @@ impl Cluster {
         self.stop_server(mode)
     }
 
-    /// A URL of one of the cluster's databases, for its superuser.
+    /// A URL of one of the cluster's databases, for its superuser. It says that there is no TLS,
+    /// because `PGSSLMODE` may ask for it on a machine whose other databases have it.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+        let port = self.port;
+        format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable")
     }
 
     /// The port on 127.0.0.1; it stays the same when the server restarts.

@@ -51,10 +51,11 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// What psql prints for `sql`.
+/// What psql prints for `sql`, on a machine whose databases ask for TLS.
 pub(crate) fn query(url: &str, sql: &str) -> String {
     let output = Command::new("psql")
         .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
+        .env("PGSSLMODE", "verify-full")
         .output()
         .expect("psql: run scripts/setup");
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -2,8 +2,9 @@
 //! the next one gathers, so that many results are one transaction, and one result alone waits for
 //! nobody.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,21 +55,35 @@ async fn run(core: Arc<Core>, pool: PgPool, mut gathered: mpsc::Receiver<Entry>)
             .drain(..)
             .map(|entry| (entry.attempted, entry.done))
             .unzip();
-        record_all(&core, &pool, results).await;
+        // A panic is a bug of ours. It must not end the stage, on which every send of this process
+        // depends; and it takes at most the result it is about, whose lease then ends.
+        if !without_panic(record_all(&core, &pool, &results)).await {
+            for one in results.chunks(1) {
+                without_panic(record_all(&core, &pool, one)).await;
+            }
+        }
         for one in done {
             let _ = one.send(());
         }
     }
 }
 
+async fn without_panic(recording: impl Future<Output = ()>) -> bool {
+    let recorded = AssertUnwindSafe(recording).catch_unwind().await.is_ok();
+    if !recorded {
+        tracing::error!("recording panicked; what is not recorded is closed when its lease ends");
+    }
+    recorded
+}
+
 /// Records results, however long the database is away.
 ///
 /// A connection lost at COMMIT leaves open whether it happened. Repeating is safe either way: a result
 /// that is there is not written again, for its fence is no longer held.
-async fn record_all(core: &Core, pool: &PgPool, results: Vec<Attempted>) {
+async fn record_all(core: &Core, pool: &PgPool, results: &[Attempted]) {
     let mut pause = AWAY.0;
     loop {
-        match batch::commit(pool, &Record { core }, results.clone()).await {
+        match batch::commit(pool, &Record { core }, results.to_vec()).await {
             Ok(made) => {
                 let made = made.into_iter().fold(Made::default(), Made::and);
                 core.wake_after(pool, &made).await;

@@ -17,7 +17,7 @@ pub enum FlowError {
     #[error("the workflow `{0}` is paused; resume it with `chimeway workflows resume {0}`")]
     WorkflowPaused(WorkflowKey),
     /// The document has mistakes: all of them, in document order.
-    #[error("the definition has {} mistakes; the first: {}", .0.len(), first(.0))]
+    #[error("the definition has {}", counted(.0))]
     InvalidDefinition(Vec<DefinitionError>),
     /// A version was given whose stored content is different.
     #[error(
@@ -57,10 +57,12 @@ pub enum FlowError {
     Store(#[from] StoreError),
 }
 
-fn first(mistakes: &[DefinitionError]) -> String {
-    mistakes
-        .first()
-        .map_or_else(String::new, ToString::to_string)
+fn counted(mistakes: &[DefinitionError]) -> String {
+    match mistakes {
+        [] => "mistakes".to_owned(),
+        [one] => format!("a mistake: {one}"),
+        [first, ..] => format!("{} mistakes; the first: {first}", mistakes.len()),
+    }
 }
 
 impl From<sqlx::Error> for FlowError {

@@ -193,16 +193,19 @@ impl Explanation {
                 _ => format!("The {channel} message is being sent (try {tries})."),
             },
             "failed" | "pending" => {
-                let at = delivery
-                    .next_attempt_at
-                    .map_or_else(|| "once due".to_owned(), |at| format!("at {}", instant(at)));
+                let again = match delivery.next_attempt_at {
+                    Some(at) if !self.is_due(Some(at)) => {
+                        format!("is tried again at {}", instant(at))
+                    }
+                    _ => "is about to be tried again".to_owned(),
+                };
                 let unknown = if delivery.last_outcome.as_deref() == Some("unknown") {
                     " The last try may have been sent: its worker vanished."
                 } else {
                     ""
                 };
                 format!(
-                    "The {channel} message is tried again {at}; {tries} {} so far.{unknown}",
+                    "The {channel} message {again}; {tries} {} so far.{unknown}",
                     if tries == 1 { "try" } else { "tries" },
                 )
             }

@@ -1,7 +1,10 @@
 //! Results that could not be told to their runs when they were recorded, because another session held
-//! the run's row.
+//! the run's row, or it did not decode.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
 
@@ -15,6 +18,11 @@ use crate::{
         runs,
     },
 };
+
+/// How long a result waits at most for a run that another session holds.
+pub(super) const HELD: Duration = Duration::from_secs(1);
+/// How long a result waits at most for a run that somebody has to mend.
+pub(super) const SET_ASIDE: Duration = Duration::from_secs(60);
 
 /// Tells runs what they are owed.
 pub(super) struct Owed<'a> {
@@ -67,9 +75,10 @@ impl DueWork for Owed<'_> {
                     .push_back(Input::Delivered(result));
             }
         }
-        let mut made = progress::advance(self.core, conn, locked, inputs).await?;
+        // Before the runs move on: one that does not decode is owed its result again.
         owed::settle(conn, &settled).await?;
-        owed::owe(conn, &again).await?;
+        let mut made = progress::advance(self.core, conn, locked, inputs).await?;
+        owed::owe(conn, &again, HELD).await?;
         if !again.is_empty() {
             made.wakes_in(chrono::TimeDelta::milliseconds(20));
         }
@@ -82,6 +91,6 @@ impl DueWork for Owed<'_> {
         id: &DeliveryId,
         _reason: &str,
     ) -> StoreResult<()> {
-        owed::owe(conn, &[*id]).await
+        owed::owe(conn, &[*id], SET_ASIDE).await
     }
 }

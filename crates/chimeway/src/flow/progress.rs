@@ -15,18 +15,20 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::Core;
+use super::{Core, owed::SET_ASIDE};
 use crate::{
+    definition::StepIndex,
     engine::{
         Decision, Input, Reason, Run, RunState, StateName, TerminalReason, Transition, Verdict,
         attempt::status_reason::SUPERSEDED, decide,
     },
-    ids::{DeliveryId, NotificationId, RunId, Sequence, SignalName, Visit},
+    ids::{DeliveryId, NotificationId, RunId, Sequence, SignalId, SignalName, Visit},
     store::{
         StoreError, StoreResult,
         deliveries::{self, NewDelivery},
+        owed,
         runs::{self, RunRow, SavedRun},
-        signals::{self, Listening},
+        signals::{self, Candidate, Listening},
         transitions::{self, NewTransition},
     },
 };
@@ -197,6 +199,10 @@ struct Locked {
     inputs: VecDeque<Input>,
     /// The visit whose signals have been looked up.
     looked_up: Option<Visit>,
+    /// The waits it has left in this transaction, and the signals that have acted on it: no row says
+    /// so yet, and a loop may lead it back.
+    left: HashSet<StepIndex>,
+    heard: Vec<SignalId>,
     told: usize,
     /// It was due: its row is written even if nothing happened, or it would be due for ever.
     was_due: bool,
@@ -218,25 +224,43 @@ impl Locked {
     fn listening(&self) -> impl Iterator<Item = Listening> {
         let run = &self.moved.run;
         let owner = &self.moved.owner;
+        let since = if self.left.contains(&run.step) {
+            self.now
+        } else {
+            self.started_at
+        };
         self.waits()
             .unwrap_or_default()
             .iter()
-            .map(|name| Listening {
+            .map(move |name| Listening {
                 run: run.id,
                 tenant: owner.tenant.clone(),
                 actor: owner.actor.clone(),
                 notification: owner.notification,
                 step: run.definition.step_id(run.step),
                 name: name.as_str().to_owned(),
-                started_at: self.started_at,
+                since,
             })
+    }
+
+    fn acted(&self) -> impl Iterator<Item = Candidate> {
+        let run = self.moved.run.id;
+        let heard = self.waits().map_or(&[][..], |_| &self.heard);
+        heard.iter().map(move |&signal| Candidate { signal, run })
     }
 
     fn tell(&mut self, input: &Input) {
         self.told += 1;
-        if let Verdict::Move(decisions) = decide(&self.moved.run, input, self.now) {
-            self.moved.apply(&decisions, self.now);
+        let Verdict::Move(decisions) = decide(&self.moved.run, input, self.now) else {
+            return;
+        };
+        if matches!(self.moved.run.state, RunState::Waiting { .. }) {
+            self.left.insert(self.moved.run.step);
         }
+        if let Input::Signalled { signal, .. } = input {
+            self.heard.push(*signal);
+        }
+        self.moved.apply(&decisions, self.now);
     }
 }
 
@@ -255,7 +279,7 @@ pub(super) async fn advance(
         .get(conn, rows.iter().map(|row| row.workflow_definition_id))
         .await?;
     let mut locked = Vec::with_capacity(rows.len());
-    let mut undecodable = vec![];
+    let (mut undecodable, mut untold) = (vec![], vec![]);
     for row in rows {
         let definition = definitions.get(&row.workflow_definition_id).cloned();
         match decode(&row, definition) {
@@ -275,6 +299,8 @@ pub(super) async fn advance(
                     now,
                     inputs,
                     looked_up: None,
+                    left: HashSet::new(),
+                    heard: vec![],
                     told: 0,
                     was_due,
                 });
@@ -282,17 +308,25 @@ pub(super) async fn advance(
             Err(error) => {
                 tracing::error!(run.id = %row.id, %error, "a run is set aside");
                 undecodable.push(row.id);
+                let inputs = inputs.remove(&row.id).unwrap_or_default();
+                untold.extend(inputs.into_iter().filter_map(|input| match input {
+                    Input::Delivered(result) => Some(result.delivery),
+                    // Rows say these again: the signal's, and the run's own.
+                    _ => None,
+                }));
             }
         }
     }
     runs::fail(conn, &undecodable, "does_not_decode").await?;
+    owed::owe(conn, &untold, SET_ASIDE).await?;
 
     // A round asks once for all runs that wait, then tells each run one thing: the number of rounds
     // follows the longest chain of one run, not the number of runs.
     loop {
         let waits: Vec<Listening> = locked.iter().flat_map(Locked::listening).collect();
+        let acted: Vec<Candidate> = locked.iter().flat_map(Locked::acted).collect();
         let mut heard: HashMap<RunId, signals::Heard> = HashMap::new();
-        for signal in signals::look_up(conn, &waits).await? {
+        for signal in signals::look_up(conn, &waits, &acted).await? {
             heard
                 .entry(signal.run)
                 .and_modify(|known| {

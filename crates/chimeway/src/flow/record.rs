@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use super::{
     Core, Point,
     batch::Work,
+    owed::HELD,
     progress::{self, Made},
 };
 use crate::{
@@ -241,7 +242,7 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
         made.wakes_in(chrono::TimeDelta::milliseconds(20));
     }
     let advanced = progress::advance(core, conn, rows, inputs).await?;
-    owed::owe(conn, &untold).await?;
+    owed::owe(conn, &untold, HELD).await?;
     if let Some(delay) = advanced.next_wake {
         made.wakes_in(chrono::TimeDelta::from_std(delay).unwrap_or_default());
     }

@@ -71,6 +71,15 @@ impl Recipient {
         self
     }
 
+    /// Refuses text that PostgreSQL cannot keep.
+    fn check(&self) -> Result<(), FlowError> {
+        let addresses = self.addresses.iter().flat_map(<[&String; 2]>::from);
+        check_text("an address of a recipient", addresses)?;
+        check_text("the type of a recipient", self.kind.iter())?;
+        check_text("the locale of a recipient", self.locale.iter())?;
+        check_text("the time zone of a recipient", self.time_zone.iter())
+    }
+
     fn is_reached(&self) -> bool {
         !self.addresses.is_empty() || self.locale.is_some() || self.time_zone.is_some()
     }
@@ -185,6 +194,10 @@ impl Chimeway {
         let recipients = trigger.resolved()?;
         if let Some(key) = trigger.idempotency_key.as_deref() {
             check_key(key)?;
+        }
+        check_text("the correlation id", trigger.correlation_id.iter())?;
+        for recipient in &recipients {
+            recipient.check()?;
         }
         let later = recipients.len() > RECIPIENTS_IN_LINE;
         let listed = later.then(|| identities(&recipients));
@@ -334,10 +347,19 @@ pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowEr
         });
     }
     if holds_nul(value) {
-        return Err(FlowError::BadJson {
-            what,
-            problem: "holds a NUL character, which PostgreSQL cannot keep; take it out",
-        });
+        return Err(FlowError::BadJson { what, problem: NUL });
+    }
+    Ok(())
+}
+
+const NUL: &str = "holds a NUL character, which PostgreSQL cannot keep; take it out";
+
+fn check_text<'a>(
+    what: &'static str,
+    mut texts: impl Iterator<Item = &'a String>,
+) -> Result<(), FlowError> {
+    if texts.any(|text| text.contains('\0')) {
+        return Err(FlowError::BadJson { what, problem: NUL });
     }
     Ok(())
 }

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     future::Future,
-    str::FromStr as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,7 +19,7 @@ use super::{
     QueueName, Source, Wakes,
     backend::{Feed, RowBackend, Slotted},
     listener,
-    schedule::{Duty, EVERY_MINUTE, planned},
+    schedule::{CronSchedule, Duty, planned},
 };
 use crate::store::StoreError;
 
@@ -161,15 +160,14 @@ impl Fleet {
         self
     }
 
-    /// Does a duty every minute, once in the whole fleet; a `limit` of 0 leaves it to other processes.
+    /// Does a duty by a schedule, each tick once in the whole fleet; a `limit` of 0 leaves it to other
+    /// processes.
     #[must_use]
-    pub fn every_minute(mut self, limit: usize, duty: &Arc<dyn Duty>) -> Self {
-        let Ok(schedule) = cron::Schedule::from_str(EVERY_MINUTE) else {
-            return self;
-        };
+    pub fn cron(mut self, schedule: &CronSchedule, limit: usize, duty: &Arc<dyn Duty>) -> Self {
         if limit == 0 {
             return self;
         }
+        let schedule = schedule.0.clone();
         let (name, duty) = (self.name.clone(), Arc::clone(duty));
         self.monitor = self.monitor.register(move |restarts| {
             let duty = Arc::clone(&duty);

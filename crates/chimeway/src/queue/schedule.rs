@@ -1,11 +1,41 @@
 //! Cron: ticks by apalis-cron in every process; which process does a tick's duty is decided by a row.
 
+use std::str::FromStr;
+
 use apalis_cron::Tick;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-/// Every minute, at second 0.
-pub(super) const EVERY_MINUTE: &str = "0 * * * * *";
+/// When a duty is due: a cron expression with seconds, in UTC (`0 * * * * *`: every minute).
+#[derive(Debug, Clone)]
+pub struct CronSchedule(pub(super) cron::Schedule);
+
+impl CronSchedule {
+    /// Every minute, at second 0.
+    ///
+    /// # Panics
+    ///
+    /// Never: a test reads the expression.
+    #[must_use]
+    pub fn every_minute() -> Self {
+        Self(cron::Schedule::from_str("0 * * * * *").expect("a cron expression"))
+    }
+}
+
+/// Text that is not a cron expression with seconds.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a cron expression with seconds; write `0 * * * * *` for every minute")]
+pub struct BadSchedule(String);
+
+impl FromStr for CronSchedule {
+    type Err = BadSchedule;
+
+    fn from_str(text: &str) -> Result<Self, BadSchedule> {
+        cron::Schedule::from_str(text)
+            .map(Self)
+            .map_err(|_| BadSchedule(text.to_owned()))
+    }
+}
 
 /// A duty that the whole fleet does once per tick.
 #[async_trait]
@@ -22,4 +52,23 @@ pub trait Duty: Send + Sync + 'static {
 pub(super) fn planned(tick: &Tick) -> DateTime<Utc> {
     let seconds = i64::try_from(tick.get_timestamp()).unwrap_or(i64::MAX);
     DateTime::from_timestamp(seconds, 0).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_are_read() {
+        let every_minute = CronSchedule::every_minute();
+        let after = DateTime::from_timestamp(59, 0).unwrap();
+        let next = every_minute.0.after(&after).next().unwrap();
+        assert_eq!(next.timestamp(), 60);
+        assert!("* * * * * *".parse::<CronSchedule>().is_ok());
+        let error = "every day".parse::<CronSchedule>().unwrap_err().to_string();
+        assert!(
+            error.starts_with("`every day` is not a cron expression"),
+            "{error}"
+        );
+    }
 }

@@ -2,15 +2,18 @@
 
 use uuid::Uuid;
 
+use super::refusal::without_values;
+
 /// The result of every store function.
 pub type StoreResult<T> = Result<T, StoreError>;
 
 /// What can go wrong with the database.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database refused or could not be reached; [`StoreError::fault`] sorts it.
+    /// The database refused or could not be reached; [`StoreError::fault`] sorts it. Holds no value
+    /// of any row.
     #[error("the database refused a statement or could not be reached")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
     /// A stored row does not decode: changed by hand, or written by a newer version.
     #[error("chimeway.{table} {row}: column `{column}` does not decode")]
     Inconsistent {
@@ -31,6 +34,12 @@ pub enum StoreError {
         /// Rows written.
         written: u64,
     },
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(without_values(error))
+    }
 }
 
 /// What to do about a database error.

@@ -21,6 +21,7 @@ pub mod error;
 pub mod events;
 pub mod inbox;
 pub mod owed;
+mod refusal;
 pub mod runs;
 pub mod schema;
 pub mod settings;

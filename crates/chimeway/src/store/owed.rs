@@ -1,19 +1,27 @@
-//! Results that their runs have not been told: another session held the run when they were recorded.
+//! Results that their runs have not been told: another session held the run when they were recorded,
+//! or its row did not decode.
+
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
-use super::{StoreError, StoreResult};
+use super::{StoreError, StoreResult, deliveries::interval};
 use crate::{
     engine::DeliveryStatus,
     ids::{DeliveryId, RunId, Visit},
 };
 
-/// These had a result while another session held their run: the run is moved on later.
+/// These have a result that their run cannot be told now: it is told later, first after 20 ms, then
+/// ever less often, at the latest after `longest`.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`].
-pub async fn owe(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreResult<()> {
+pub async fn owe(
+    conn: &mut PgConnection,
+    deliveries: &[DeliveryId],
+    longest: Duration,
+) -> StoreResult<()> {
     if deliveries.is_empty() {
         return Ok(());
     }
@@ -21,9 +29,10 @@ pub async fn owe(conn: &mut PgConnection, deliveries: &[DeliveryId]) -> StoreRes
         r#"-- owed::owe
 update chimeway.deliveries
 set progress_owed_at = chimeway.now()
-    + least(greatest((chimeway.now() - updated_at) / 4, interval '20 milliseconds'), interval '1 second')
+    + least(greatest((chimeway.now() - updated_at) / 4, interval '20 milliseconds'), $2::interval)
 where id = any($1)"#,
         deliveries as _,
+        interval(longest),
     )
     .execute(conn)
     .await?;

@@ -137,8 +137,9 @@ pub struct Listening {
     pub step: StepId,
     /// The signal's name.
     pub name: String,
-    /// When the run began.
-    pub started_at: DateTime<Utc>,
+    /// Signals from then on count: when the run began, or when it left this step before in the
+    /// transaction that asks.
+    pub since: DateTime<Utc>,
 }
 
 /// A signal that ends a wait.
@@ -156,12 +157,17 @@ pub struct Heard {
 
 /// For each, the oldest signal that counts: made since the run began, and since it last left this
 /// step where it was there before; about this run's notification or about none; not consumed by
-/// this run yet. One predicate for entering a wait, leaving it by time, and routing.
+/// this run yet, be it in the transaction that asks (`acted`). One predicate for entering a wait,
+/// leaving it by time, and routing.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn look_up(conn: &mut PgConnection, waits: &[Listening]) -> StoreResult<Vec<Heard>> {
+pub async fn look_up(
+    conn: &mut PgConnection,
+    waits: &[Listening],
+    acted: &[Candidate],
+) -> StoreResult<Vec<Heard>> {
     if waits.is_empty() {
         return Ok(vec![]);
     }
@@ -172,23 +178,27 @@ pub async fn look_up(conn: &mut PgConnection, waits: &[Listening]) -> StoreResul
         r#"-- signals::look_up
 select w.run_id as "run!: RunId", s.id as "signal: SignalId", s.event_name as name, s.occurred_at
 from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::timestamptz[])
-    as w (run_id, tenant_id, actor_id, notification_id, step_id, event_name, started_at)
+    as w (run_id, tenant_id, actor_id, notification_id, step_id, event_name, since)
 cross join lateral (
     select s.id, s.event_name, s.occurred_at
     from chimeway.signals s
     where s.tenant_id = w.tenant_id and s.actor_id = w.actor_id and s.event_name = w.event_name
-        and s.occurred_at >= w.started_at
+        and s.occurred_at >= w.since
         and s.occurred_at >= coalesce((
             select t.inserted_at
             from chimeway.workflow_transitions t
             where t.workflow_run_id = w.run_id and t.workflow_step_id = w.step_id and t.from_state = 'waiting'
             order by t.sequence desc
             limit 1
-        ), w.started_at)
+        ), w.since)
         and (s.notification_id is null or s.notification_id = w.notification_id)
         and not exists (
             select from chimeway.workflow_transitions t
             where t.workflow_run_id = w.run_id and t.signal_id = s.id
+        )
+        and not exists (
+            select from unnest($8::uuid[], $9::uuid[]) as a (run_id, signal_id)
+            where a.run_id = w.run_id and a.signal_id = s.id
         )
     order by s.occurred_at, s.id
     limit 1
@@ -199,7 +209,9 @@ cross join lateral (
         &waits.iter().map(|wait| wait.notification.map(|id| id.0)).collect::<Vec<Option<Uuid>>>() as _,
         &waits.iter().map(|wait| wait.step.0).collect::<Vec<_>>(),
         &text(|wait| &wait.name),
-        &waits.iter().map(|wait| wait.started_at).collect::<Vec<_>>(),
+        &waits.iter().map(|wait| wait.since).collect::<Vec<_>>(),
+        &acted.iter().map(|one| one.run.0).collect::<Vec<_>>(),
+        &acted.iter().map(|one| one.signal.0).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await?)

@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use crate::{
+    engine::attempt::CRASHES_BEFORE_ISOLATION,
     flow::{
         Core, Point,
         commit::Stage,
@@ -86,6 +87,24 @@ impl Deliveries {
             .collect()
     }
 
+    /// Undoes what [`Deliveries::register`] counted for one claim.
+    fn release(&self, channel: &str, isolated: bool) {
+        let mut state = self.state();
+        if let Some(count) = state.in_flight.get_mut(channel) {
+            let was_full = *count >= self.channel_cap();
+            *count -= 1;
+            if *count == 0 {
+                state.in_flight.remove(channel);
+            }
+            if was_full {
+                self.core.wakes.of(QueueName::Delivery).now();
+            }
+        }
+        if isolated {
+            state.isolated = false;
+        }
+    }
+
     /// Claims for up to `free` slots, over channels that have slots left.
     async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
         let cap = self.channel_cap();
@@ -111,8 +130,12 @@ impl Deliveries {
         let taken = rows.len();
         claimed.extend(self.register(rows, false));
         if isolated_too && !isolated && taken < free {
-            let rows = dispatch::claim(&self.core, &self.pool, 1, &full, true).await?;
-            claimed.extend(self.register(rows, true));
+            match dispatch::claim(&self.core, &self.pool, 1, &full, true).await {
+                Ok(rows) => claimed.extend(self.register(rows, true)),
+                // What was claimed before is begun all the same.
+                Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
+                Err(error) => return Err(error),
+            }
         }
         Ok(claimed)
     }
@@ -156,21 +179,12 @@ struct InFlight<'a> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let mut state = self.deliveries.state();
-        if let Some(count) = state.in_flight.get_mut(&self.channel) {
-            let was_full = *count >= self.deliveries.channel_cap();
-            *count -= 1;
-            if *count == 0 {
-                state.in_flight.remove(&self.channel);
-            }
-            if was_full {
-                self.deliveries.core.wakes.of(QueueName::Delivery).now();
-            }
-        }
-        if self.isolated {
-            state.isolated = false;
-        }
+        self.deliveries.release(&self.channel, self.isolated);
     }
+}
+
+fn is_isolated(claimed: &Claimed) -> bool {
+    claimed.row.crashes >= CRASHES_BEFORE_ISOLATION
 }
 
 #[async_trait]
@@ -200,7 +214,7 @@ impl Source for Deliveries {
         let _in_flight = InFlight {
             deliveries: self,
             channel: claimed.row.channel.clone(),
-            isolated: claimed.row.crashes >= crate::engine::attempt::CRASHES_BEFORE_ISOLATION,
+            isolated: is_isolated(&claimed),
         };
         let delivered =
             match definitions_of(&self.core, &self.pool, std::slice::from_ref(&claimed)).await {
@@ -217,14 +231,11 @@ impl Source for Deliveries {
     }
 
     async fn hand_back(&self) {
-        let claims: Vec<ClaimRef> = {
-            let mut state = self.state();
-            state
-                .unbegun
-                .drain()
-                .map(|(reference, _)| reference)
-                .collect()
-        };
+        let unbegun = std::mem::take(&mut self.state().unbegun);
+        for claimed in unbegun.values() {
+            self.release(&claimed.row.channel, is_isolated(claimed));
+        }
+        let claims: Vec<ClaimRef> = unbegun.into_keys().collect();
         match dispatch::hand_back(&self.pool, &claims).await {
             Ok(given) if given > 0 => tracing::info!(deliveries = given, "claims handed back"),
             Ok(_) => {}

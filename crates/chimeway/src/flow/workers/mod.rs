@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use sqlx::PgPool;
 
 use super::{Chimeway, commit::Stage};
-use crate::queue::{self, Health, QueueName, schedule::Duty};
+use crate::queue::{
+    self, Health, QueueName,
+    schedule::{CronSchedule, Duty},
+};
 
 /// The workers of a process, made of a handle and a pool.
 ///
@@ -21,6 +24,7 @@ pub struct Workers {
     limits: BTreeMap<QueueName, usize>,
     listen: Option<PgPool>,
     grace: Duration,
+    sweep: CronSchedule,
     health: Arc<Health>,
 }
 
@@ -40,6 +44,7 @@ impl Workers {
             limits,
             listen,
             grace,
+            sweep: CronSchedule::every_minute(),
             health: Arc::default(),
         }
     }
@@ -55,6 +60,13 @@ impl Workers {
     #[must_use]
     pub fn listen(mut self, pool: Option<PgPool>) -> Self {
         self.listen = pool;
+        self
+    }
+
+    /// When the progression sweep looks at everything, should all else have failed; every minute.
+    #[must_use]
+    pub fn sweep(mut self, schedule: CronSchedule) -> Self {
+        self.sweep = schedule;
         self
     }
 
@@ -117,7 +129,7 @@ impl Workers {
                 limit(QueueName::Workflows),
                 &workflows,
             )
-            .every_minute(limit(QueueName::Default), &sweep)
+            .cron(&self.sweep, limit(QueueName::Default), &sweep)
             .run(shutdown)
             .await;
     }

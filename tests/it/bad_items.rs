@@ -1,0 +1,202 @@
+//! One bad item never takes its batch along.
+
+use std::sync::Arc;
+
+use chimeway::{
+    channels::Receipt,
+    flow::{Point, workers::Workers},
+    queue::QueueName,
+};
+use chimeway_testkit::{Answer, RecordingChannel, Story, TestDb};
+use futures::FutureExt as _;
+use serde_json::json;
+use tokio::sync::Barrier;
+
+use crate::{
+    audit::audit,
+    fleet::{Fleet, Host, execute, journey, number, recording, texts},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_the_database_refuses_is_recorded_without_the_providers_answer() {
+    const MESSAGES: usize = 200;
+    let db = TestDb::create().await;
+    let (pool, channel) = (db.pool(), RecordingChannel::default());
+    let host = Host::with_journey(pool, "PT1H").await;
+    execute(
+        pool,
+        "alter table chimeway.delivery_attempts
+            add constraint no_poison check (provider_message_id <> 'poison')",
+    )
+    .await;
+    let receipt = |id: &str| Receipt {
+        provider_message_id: Some(id.to_owned()),
+        response: Some(json!({ "status": 202 })),
+    };
+    channel.answer([Answer::With(receipt("poison"))]);
+    channel.always(Answer::With(receipt("fine")));
+    // All are sent before the first is recorded: they meet in the same few transactions.
+    let all_sent = Arc::new(Barrier::new(MESSAGES));
+    let hook = move |point| {
+        let all_sent = Arc::clone(&all_sent);
+        async move {
+            if point == Point::AfterSend {
+                all_sent.wait().await;
+            }
+        }
+        .boxed()
+    };
+    let chimeway = recording(&channel).hook(Arc::new(hook)).build();
+    // One channel has half the slots.
+    let workers = Workers::new(chimeway, pool.clone()).limit(QueueName::Delivery, 2 * MESSAGES);
+    let fleet = Fleet::start(workers);
+    host.trigger_many(MESSAGES).await;
+    for n in 0..MESSAGES {
+        host.until(&format!("user_{n}"), "waiting").await;
+    }
+    fleet.stop().await;
+    assert_eq!(channel.sent().len(), MESSAGES);
+    let tries =
+        "select concat_ws(' ', outcome, provider_message_id, response ->> 'status', count(*))
+                 from chimeway.delivery_attempts
+                 group by outcome, provider_message_id, response ->> 'status' order by count(*)";
+    assert_eq!(
+        texts(pool, tries).await,
+        ["succeeded 1", "succeeded fine 202 199"]
+    );
+    audit(pool).await;
+}
+
+#[tokio::test]
+async fn an_event_whose_runs_cannot_be_made_is_set_aside_alone() {
+    let story = Story::begin("2026-03-02T09:00:00Z").await;
+    story.apply(&journey("PT2H")).await;
+    execute(
+        story.pool(),
+        "create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'the test said so'; end $$;
+         create trigger refuse before insert on chimeway.notifications
+            for each row when (new.recipient = 'poison') execute function refuse();
+         select chimeway.trigger('mention_escalation', jsonb_build_object('actor_id',
+            case n when 7 then 'poison' else 'user_' || n end), 'org_456')
+         from generate_series(1, 20) n;",
+    )
+    .await;
+    story.drain().await;
+    assert_eq!(story.sent().len(), 19);
+    let due = "select concat_ws(' ', tries, quarantine_reason, expand_at is not null)
+               from chimeway.events where expanded_count = 0";
+    assert_eq!(texts(story.pool(), due).await, ["1 t"]);
+    story.advance("PT1S").await;
+    assert_eq!(texts(story.pool(), due).await, ["2 t"]);
+    story.advance("PT2S").await;
+    assert_eq!(texts(story.pool(), due).await, ["3 P0001 f"]);
+    assert_eq!(story.sent().len(), 19);
+    audit(story.pool()).await;
+}
+
+#[tokio::test]
+async fn a_run_whose_row_does_not_decode_is_set_aside_alone() {
+    let story = Story::begin("2026-03-02T09:00:00Z").await;
+    story.apply(&journey("PT2H")).await;
+    for n in 0..10 {
+        story
+            .trigger("mention_escalation", &format!("user_{n}"))
+            .await;
+    }
+    story.drain().await;
+    execute(
+        story.pool(),
+        "alter table chimeway.workflow_runs drop constraint workflow_runs_state;
+         update chimeway.workflow_runs set state = 'perplexed' where actor_id = 'user_3'",
+    )
+    .await;
+    story.advance("PT2H").await;
+    let emails = |story: &Story| {
+        story
+            .sent()
+            .iter()
+            .filter(|it| it.starts_with("email"))
+            .count()
+    };
+    assert_eq!(emails(&story), 9);
+    let bad = "select concat_ws(' ', state, tries, quarantine_reason, wake_at is not null)
+               from chimeway.workflow_runs where actor_id = 'user_3'";
+    assert_eq!(texts(story.pool(), bad).await, ["perplexed 1 t"]);
+    story.advance("PT1S").await;
+    story.advance("PT2S").await;
+    assert_eq!(
+        texts(story.pool(), bad).await,
+        ["perplexed 3 does_not_decode f"]
+    );
+    let live = "select count(*) from chimeway.workflow_runs where ended_at is null";
+    assert_eq!(number(story.pool(), live).await, 1);
+    assert_eq!(emails(&story), 9);
+}
+
+#[tokio::test]
+async fn a_result_for_a_run_that_does_not_decode_is_told_when_the_run_is_mended() {
+    let story = Story::begin("2026-03-02T09:00:00Z").await;
+    story.apply(&journey("PT2H")).await;
+    let run = story.trigger("mention_escalation", "user_1").await;
+    execute(
+        story.pool(),
+        "alter table chimeway.workflow_runs drop constraint workflow_runs_state;
+         update chimeway.workflow_runs set state = 'perplexed'",
+    )
+    .await;
+    story.drain().await;
+    assert_eq!(story.sent().len(), 1, "the message is sent and recorded");
+    execute(
+        story.pool(),
+        "update chimeway.workflow_runs set state = 'active'",
+    )
+    .await;
+    story.advance("PT3S").await;
+    assert_eq!(story.explain(run).await.state, "waiting");
+    audit(story.pool()).await;
+}
+
+#[tokio::test]
+async fn a_signal_that_cannot_be_routed_is_set_aside_alone_and_still_beats_the_timer() {
+    let story = Story::begin("2026-03-02T09:00:00Z").await;
+    story.apply(&journey("PT2H")).await;
+    for n in 0..10 {
+        story
+            .trigger("mention_escalation", &format!("user_{n}"))
+            .await;
+    }
+    story.drain().await;
+    execute(
+        story.pool(),
+        "create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'the test said so'; end $$;
+         create trigger refuse before update on chimeway.signals
+            for each row when (new.actor_id = 'user_4' and new.routed_at is not null)
+            execute function refuse()",
+    )
+    .await;
+    for n in 0..10 {
+        story
+            .signal(&format!("user_{n}"), "notification_read")
+            .await;
+    }
+    story.drain().await;
+    let stopped = "select count(*) from chimeway.workflow_runs where state = 'stopped'";
+    assert_eq!(number(story.pool(), stopped).await, 9);
+    story.advance("PT1S").await;
+    story.advance("PT2S").await;
+    let bad = "select concat_ws(' ', tries, quarantine_reason, route_at) from chimeway.signals
+               where routed_at is null";
+    assert_eq!(texts(story.pool(), bad).await, ["3 P0001"]);
+    assert_eq!(number(story.pool(), stopped).await, 9);
+
+    story.advance("PT2H").await;
+    assert_eq!(
+        number(story.pool(), stopped).await,
+        10,
+        "the wait's end looks for signals itself"
+    );
+    assert_eq!(story.sent().len(), 10, "nobody gets an email");
+    audit(story.pool()).await;
+}

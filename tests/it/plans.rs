@@ -1,0 +1,251 @@
+//! The plans of the library's statements over 20,000 rows: cost follows what is due, not what there is.
+//!
+//! The statements are those of the `.sqlx` cache, which is what the library sends. A generic plan is
+//! forced, as PostgreSQL may choose one for any prepared statement.
+
+use std::{collections::BTreeMap, fmt::Write as _, fs};
+
+use chimeway_testkit::TestDb;
+use serde_json::Value;
+
+use crate::programs::{psql, root};
+
+/// Lists for people at a prompt, who may ask for anything.
+const MAY_READ_ALL: &[&str] = &["runs::list"];
+
+/// Tables that grow with what hosts do.
+const HOT: [&str; 8] = [
+    "events",
+    "notifications",
+    "recipients",
+    "workflow_runs",
+    "workflow_transitions",
+    "signals",
+    "deliveries",
+    "delivery_attempts",
+];
+
+/// What the queues ask all day, and the index that answers.
+const BY_INDEX: &[(&str, &str)] = &[
+    ("deliveries::claim", "deliveries_due"),
+    ("deliveries::expired", "deliveries_due"),
+    ("due::deliveries", "deliveries_due"),
+    ("due::signals", "signals_due"),
+    ("due::workflows", "deliveries_progress_owed"),
+    ("due::workflows", "events_due"),
+    ("due::workflows", "workflow_runs_due"),
+    ("events::find_by_key", "events_idempotency_key_unique"),
+    ("events::lock_due", "events_due"),
+    ("inbox::list", "notifications_inbox"),
+    ("owed::list", "deliveries_progress_owed"),
+    ("runs::lock_due", "workflow_runs_due"),
+    ("signals::candidates", "workflow_runs_live"),
+    ("signals::lock_due", "signals_due"),
+    ("signals::look_up", "signals_of_actor"),
+    ("signals::look_up", "workflow_transitions_signal_once"),
+];
+
+/// 20,000 runs of 2,000 people in 20 tenants; one in ten is live, one in a hundred is due.
+const ROWS: &str = "
+begin;
+insert into chimeway.workflow_definitions (id, workflow_key, workflow_version, document, content_hash, created_at)
+values (gen_random_uuid(), 'journey', 1, '{}', '', now());
+insert into chimeway.workflow_steps (id, workflow_definition_id, step_key, step_order, kind, config)
+select gen_random_uuid(), d.id, 'step', 1, 'wait', '{}' from chimeway.workflow_definitions d;
+
+create temp table n on commit drop as
+select i, gen_random_uuid() as event, gen_random_uuid() as notification, gen_random_uuid() as run,
+    gen_random_uuid() as delivery, 'org_' || i % 20 as tenant, 'user_' || i % 2000 as actor,
+    now() - interval '1 minute' * i as at, i % 10 = 0 as live, i % 100 = 0 as due, d.id as definition, s.id as step
+from generate_series(1, 20000) i, chimeway.workflow_definitions d, chimeway.workflow_steps s;
+
+insert into chimeway.events (id, tenant_id, workflow_key, workflow_definition_id, params, idempotency_key,
+    occurred_at, inserted_at, expand_at)
+select event, tenant, 'journey', definition, '{}', 'key_' || i, at, at, case when due then at end from n;
+insert into chimeway.notifications (id, event_id, tenant_id, recipient, inserted_at)
+select notification, event, tenant, actor, at from n;
+insert into chimeway.recipients (tenant_id, identity, updated_at) select distinct tenant, actor, now() from n;
+insert into chimeway.workflow_runs (id, notification_id, workflow_definition_id, current_step_id, started_at,
+    last_transition_at, wake_at, suspended_until, ended_at, visit, transition_count, tenant_id, actor_id, state,
+    status_reason, terminal_reason)
+select run, notification, definition, step, at, at, case when live then at + interval '10 days' end,
+    case when live then at + interval '10 days' end, case when not live then at end, 1, 2, tenant, actor,
+    case when live then 'waiting' else 'completed' end, 'some', case when not live then 'completed' end
+from n;
+insert into chimeway.workflow_transitions (workflow_run_id, workflow_step_id, signal_id, inserted_at, sequence,
+    visit, to_state, reason)
+select run, step, case when sequence = 2 then gen_random_uuid() end, at, sequence, 1, 'active', 'some'
+from n, generate_series(1, 2) sequence;
+insert into chimeway.signals (id, tenant_id, actor_id, event_name, occurred_at, route_at, routed_at)
+select gen_random_uuid(), tenant, actor, 'notification_read', at, case when due then at end,
+    case when not due then at end
+from n;
+insert into chimeway.deliveries (id, workflow_run_id, workflow_step_id, notification_id, inserted_at, updated_at,
+    next_attempt_at, progress_owed_at, visit, tenant_id, channel, status)
+select delivery, run, step, notification, at, at, case when live then at end, case when due then at end, 1,
+    tenant, 'email', case when live then 'pending' else 'succeeded' end
+from n;
+insert into chimeway.delivery_attempts (delivery_id, attempt_number, claim_no, started_at, finished_at, outcome,
+    adapter, worker)
+select delivery, 1, 1, at, at, 'succeeded', 'log', 'worker' from n where not live;
+commit;
+vacuum analyze;
+set plan_cache_mode = force_generic_plan;
+";
+
+#[tokio::test]
+async fn no_statement_reads_a_whole_table_that_grows() {
+    let db = TestDb::create().await;
+    let plans = plans(&db.url());
+    assert!(plans.len() > 40, "{} statements", plans.len());
+    let mut wrong = String::new();
+    for (name, plan) in &plans {
+        let whole = whole_reads(plan);
+        if !whole.is_empty() && !MAY_READ_ALL.contains(&name.as_str()) {
+            writeln!(wrong, "{name} reads all of {}:\n{plan}", whole.join(", ")).unwrap();
+        }
+    }
+    for (name, index) in BY_INDEX {
+        let plan = plans
+            .get(*name)
+            .map_or("there is no such statement", String::as_str);
+        if !uses(plan, index) {
+            writeln!(wrong, "{name} does not use {index}:\n{plan}").unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Every cached statement that has a plan, by the name in its first line.
+fn plans(url: &str) -> BTreeMap<String, String> {
+    let mut script = ROWS.to_owned();
+    let mut names = vec![];
+    for entry in fs::read_dir(root().join("crates/chimeway/.sqlx")).unwrap() {
+        let cached = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let cached: Value = serde_json::from_str(&cached).unwrap();
+        let query = cached["query"].as_str().unwrap();
+        let types = cached["describe"]["parameters"]["Left"].as_array().unwrap();
+        let types: Vec<String> = types
+            .iter()
+            .map(|it| type_name(it.as_str().unwrap()))
+            .collect();
+        let name = query
+            .lines()
+            .next()
+            .unwrap()
+            .trim_start_matches("-- ")
+            .to_owned();
+        let number = names.len();
+        let (list, nulls) = match types.len() {
+            0 => (String::new(), String::new()),
+            count => (
+                format!("({})", types.join(", ")),
+                format!("({})", vec!["null"; count].join(", ")),
+            ),
+        };
+        writeln!(
+            script,
+            "prepare s{number}{list} as {query};\n\\echo == {name}\nexplain execute s{number}{nulls};"
+        )
+        .unwrap();
+        names.push(name);
+    }
+    let printed = psql(url, &[], &script).expect(0).out;
+    let sections = printed.split("== ").skip(1);
+    let plans: BTreeMap<String, String> = sections
+        .map(|section| {
+            let (name, plan) = section.split_once('\n').unwrap();
+            (name.to_owned(), plan.to_owned())
+        })
+        .collect();
+    assert_eq!(
+        plans.len(),
+        names.len(),
+        "two statements have the same name"
+    );
+    plans
+}
+
+/// `UuidArray` is `uuid[]`.
+fn type_name(cached: &str) -> String {
+    match cached.strip_suffix("Array") {
+        Some(element) => format!("{element}[]"),
+        None => cached.to_owned(),
+    }
+}
+
+/// The hot tables that a plan reads from end to end: row by row, or along a whole index.
+fn whole_reads(plan: &str) -> Vec<&'static str> {
+    let lines: Vec<&str> = plan.lines().collect();
+    let is_whole = |place: usize, table: &str| {
+        let line = lines[place];
+        if !line.contains(&format!(" on {table} ")) {
+            return false;
+        }
+        line.contains("Seq Scan")
+            || (line.contains("Scan using") || line.contains("Scan Backward using"))
+                && !has_condition(&lines, place)
+                && !is_limited(&lines, place)
+    };
+    let reads_all = |table: &&str| (0..lines.len()).any(|place| is_whole(place, table));
+    HOT.into_iter().filter(reads_all).collect()
+}
+
+fn indent(line: &str) -> usize {
+    line.len() - line.trim_start().len()
+}
+
+fn has_condition(lines: &[&str], place: usize) -> bool {
+    let below = lines[place + 1..].iter();
+    let mut details = below.take_while(|line| indent(line) > indent(lines[place]));
+    details.any(|line| line.contains("Index Cond"))
+}
+
+/// Whether some node above stops the reading.
+fn is_limited(lines: &[&str], place: usize) -> bool {
+    let mut depth = indent(lines[place]);
+    for line in lines[..place].iter().rev() {
+        if indent(line) < depth {
+            depth = indent(line);
+            if line.contains("Limit  (") {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn uses(plan: &str, index: &str) -> bool {
+    plan.lines().any(|line| {
+        line.contains(&format!("using {index} ")) || line.contains(&format!("Scan on {index} "))
+    })
+}
+
+#[test]
+fn a_read_of_a_whole_table_is_seen() {
+    let nothing: [&str; 0] = [];
+    for (plan, expected) in [
+        (
+            "Limit  (cost=0)\n  ->  Parallel Seq Scan on workflow_runs r  (cost=0)",
+            &["workflow_runs"][..],
+        ),
+        (
+            "Sort  (cost=0)\n  ->  Index Scan using events_due on events  (cost=0)\n        Filter: (x)",
+            &["events"],
+        ),
+        (
+            "Limit  (cost=0)\n  ->  Index Scan using events_due on events  (cost=0)",
+            &nothing,
+        ),
+        (
+            "Index Scan using workflow_runs_due on workflow_runs  (cost=0)\n  Index Cond: (a < $0)\n\
+             Seq Scan on settings s  (cost=0)",
+            &nothing,
+        ),
+    ] {
+        assert_eq!(whole_reads(plan), expected, "{plan}");
+    }
+    let plan = "Index Scan using workflow_runs_due on workflow_runs  (cost=0)";
+    assert!(uses(plan, "workflow_runs_due"));
+    assert!(!uses(plan, "workflow_runs"));
+}

@@ -1,0 +1,204 @@
+//! Worker processes that always end with their test.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdin, Command},
+    time::timeout,
+};
+
+/// How long a worker may take to start, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder for what the workers of a test write.
+pub(crate) struct Desk {
+    folder: TempDir,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        Self { folder }
+    }
+
+    /// A file that a paused failpoint waits for.
+    pub(crate) fn gate(&self, name: &str) -> Gate {
+        let file = self.folder.path().join(name);
+        Gate { file }
+    }
+
+    fn sends_file(&self) -> PathBuf {
+        self.folder.path().join("sends")
+    }
+
+    /// What channels were really given: attempt number and process of each send, by delivery.
+    pub(crate) fn sends(&self) -> Sends {
+        let text = std::fs::read_to_string(self.sends_file()).unwrap_or_default();
+        let mut sends = Sends::new();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let mut word = || words.next().unwrap();
+            let (delivery, attempt, pid) = (word(), word(), word());
+            let send = (attempt.parse().unwrap(), pid.parse().unwrap());
+            sends.entry(delivery.to_owned()).or_default().push(send);
+        }
+        sends
+    }
+
+    /// A worker that is about to start.
+    pub(crate) fn worker(&self, database_url: &str) -> WorkerCommand {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_chimeway-test-worker"));
+        command.args(["--database-url", database_url, "--sends"]);
+        command.arg(self.sends_file());
+        WorkerCommand { command }
+    }
+}
+
+/// Attempt number and process of each send, by delivery.
+pub(crate) type Sends = HashMap<String, Vec<(i32, u32)>>;
+
+/// Where a failpoint pauses until the test lets it go on.
+pub(crate) struct Gate {
+    file: PathBuf,
+}
+
+impl Gate {
+    /// `pause:` this gate's file.
+    pub(crate) fn pause(&self) -> String {
+        format!("pause:{}", self.file.display())
+    }
+
+    pub(crate) fn open(&self) {
+        std::fs::write(&self.file, "").unwrap();
+    }
+
+    pub(crate) fn close(&self) {
+        std::fs::remove_file(&self.file).unwrap();
+    }
+
+    /// How often it was reached.
+    pub(crate) fn reached(&self) -> usize {
+        let file = self.file.with_added_extension("reached");
+        std::fs::read_to_string(file).map_or(0, |text| text.lines().count())
+    }
+}
+
+/// A worker that is about to start.
+pub(crate) struct WorkerCommand {
+    command: Command,
+}
+
+impl WorkerCommand {
+    /// A flag and its value.
+    pub(crate) fn with(mut self, flag: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.arg(flag).arg(value);
+        self
+    }
+
+    /// A failpoint: see the worker's own documentation for actions.
+    pub(crate) fn failpoint(self, point: &str, action: &str) -> Self {
+        self.with("--failpoint", format!("{point}={action}"))
+    }
+
+    /// Runs only these queues, at these limits.
+    pub(crate) fn only(mut self, queues: &[(&str, usize)]) -> Self {
+        for name in [
+            "default",
+            "chimeway_delivery",
+            "chimeway_signals",
+            "chimeway_workflows",
+        ] {
+            let limit = queues.iter().find(|(queue, _)| *queue == name);
+            let limit = limit.map_or(0, |(_, limit)| *limit);
+            self = self.with("--queue", format!("{name}={limit}"));
+        }
+        self
+    }
+
+    /// Work is found by polling alone.
+    pub(crate) fn without_listening(mut self) -> Self {
+        self.command.arg("--no-listen");
+        self
+    }
+
+    /// Leases of a second and a half, for tests in which they end.
+    pub(crate) fn with_short_leases(self) -> Self {
+        self.with("--lease-ms", "1500")
+            .with("--send-ms", "200")
+            .with("--grace-ms", "100")
+    }
+
+    /// Starts it; returns when it reaches the database.
+    pub(crate) async fn start(mut self) -> Worker {
+        self.command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = self.command.spawn().unwrap();
+        let stdin = child.stdin.take();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await;
+        let line = line.expect("the worker starts in time").unwrap();
+        assert_eq!(line.as_deref(), Some("ready"), "the worker does not start");
+        Worker {
+            child,
+            _stdin: stdin,
+        }
+    }
+}
+
+/// A worker process; killed when this is dropped.
+pub(crate) struct Worker {
+    child: Child,
+    /// The worker ends when this is closed, however the test ends.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Worker {
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Not waited for yet, so the id is still this process.
+        let id = self.child.id().expect("it runs").cast_signed();
+        kill(Pid::from_raw(id), signal).unwrap();
+    }
+
+    /// Asks it to drain.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.ended().await;
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .expect("the worker ends")
+            .unwrap()
+    }
+
+    /// Drains it, and expects that it ends well.
+    pub(crate) async fn stop(mut self) {
+        self.terminate();
+        let status = self.ended().await;
+        assert!(status.success(), "{status}");
+    }
+}

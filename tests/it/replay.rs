@@ -1,0 +1,324 @@
+//! The history of a run is the whole truth: replaying its stored lines gives its row, whatever
+//! happened to it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use chimeway::{
+    Document, FlowError, WorkflowBuilder,
+    definition::{Definition, Outcome, To, read_stored},
+    engine::{Reason, Run, RunState, StateName, TerminalReason, Transition},
+    ids::{DefinitionId, DeliveryId, RunId, SignalId, SignalName, StepId, Version, Visit},
+    store::workflows,
+};
+use chimeway_testkit::{Answer, Story};
+use chrono::{DateTime, Utc};
+use rand::{RngExt, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use serde_json::{Value, json};
+use sqlx::{Row as _, postgres::PgRow};
+
+use crate::{
+    invariants::{audit, audit_signals_made_in_time},
+    tools::{MORNING, lines, trigger, trigger_of},
+};
+
+const SIGNALS: [&str; 3] = ["a", "b", "c"];
+const ACTORS: [&str; 3] = ["ada", "bob", "cleo"];
+
+#[tokio::test]
+async fn random_journeys_are_what_their_history_says() {
+    for seed in 1..=4 {
+        random_journeys(seed).await;
+    }
+}
+
+#[tokio::test]
+async fn heavy_many_random_journeys_are_what_their_history_says() {
+    let mut seen = BTreeSet::new();
+    for seed in 100..115 {
+        seen.extend(random_journeys(seed).await);
+    }
+    // They go everywhere.
+    let reasons = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
+    let outcomes = Outcome::NOTIFY.iter().map(|outcome| outcome.as_str().to_owned());
+    let unseen: Vec<String> = reasons
+        .chain(outcomes.filter(|outcome| outcome != "suppressed"))
+        .filter(|name| !seen.contains(name))
+        .collect();
+    assert!(unseen.is_empty(), "{unseen:?}");
+}
+
+/// Returns the reasons and outcomes that were met.
+async fn random_journeys(seed: u64) -> BTreeSet<String> {
+    eprintln!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let story = Story::begin(MORNING).await;
+    let mut workflows = vec![];
+    while workflows.len() < 6 {
+        let key = format!("workflow_{}", workflows.len());
+        let document = workflow(&mut random, &key);
+        match story.chimeway().apply(story.pool(), &document).await {
+            Ok(_) => workflows.push(key),
+            // Endless or unreachable: another one.
+            Err(FlowError::InvalidDefinition(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    for _ in 0..60 {
+        something_happens(&mut random, &story, &workflows).await;
+    }
+    check(&story).await;
+    // Most come to an end; the others are in loops.
+    for _ in 0..8 {
+        story.advance("PT1H").await;
+    }
+    check(&story).await;
+    let seen = lines(
+        story.pool(),
+        "select distinct unnest(array[reason, context ->> 'workflow_outcome'])
+         from chimeway.workflow_transitions",
+    );
+    seen.await.lines().map(ToOwned::to_owned).collect()
+}
+
+async fn something_happens(random: &mut StdRng, story: &Story, workflows: &[String]) {
+    let actor = ACTORS.choose(random).unwrap();
+    match random.random_range(0..10) {
+        0 | 1 => {
+            let workflow = workflows.choose(random).unwrap();
+            if random.random_bool(0.3) {
+                sqlx::query("select chimeway.trigger($1, $2, 'org_456')")
+                    .bind(workflow)
+                    .bind(json!({ "actor_id": actor }))
+                    .execute(story.pool())
+                    .await
+                    .unwrap();
+            } else {
+                let new = trigger_of(workflow, actor);
+                trigger(story.chimeway(), story.pool(), new).await.unwrap();
+            }
+        }
+        2..=4 => {
+            let name = SIGNALS.choose(random).unwrap();
+            let about: Option<String> = if random.random_bool(0.2) {
+                sqlx::query_scalar(
+                    "select id::text from chimeway.notifications order by id offset $1 limit 1",
+                )
+                .bind(random.random_range(0..20_i64))
+                .fetch_optional(story.pool())
+                .await
+                .unwrap()
+            } else {
+                None
+            };
+            let payload = about.map_or(json!({}), |id| json!({ "notification_id": id }));
+            story.signal_with(actor, name, payload).await;
+        }
+        5 | 6 => {
+            let durations = ["PT0.001S", "PT1S", "PT20S", "PT1M", "PT10M", "PT1H"];
+            story.pass(durations.choose(random).unwrap()).await;
+        }
+        7 => {
+            let answers = (0..3).map(|_| match random.random_range(0..5) {
+                0 => Answer::Permanent,
+                1 => Answer::Bounced,
+                2 => Answer::Takes,
+                _ => Answer::Temporary(None),
+            });
+            story.channel().answer(answers.collect::<Vec<_>>());
+        }
+        _ => {
+            story.drain().await;
+        }
+    }
+}
+
+fn workflow(random: &mut StdRng, key: &str) -> Document {
+    let count = random.random_range(1..=5);
+    let ids: Vec<String> = (0..count).map(|place| format!("step_{place}")).collect();
+    let mut builder = WorkflowBuilder::new(key);
+    for id in &ids {
+        if random.random_bool(0.5) {
+            let channel = if random.random_bool(0.5) { "in_app" } else { "email" };
+            builder = builder.notify(id, channel, "hello");
+            for _ in 0..random.random_range(0..3) {
+                let outcome = *Outcome::NOTIFY.choose(random).unwrap();
+                builder = builder.on(id, outcome, target(random, &ids));
+            }
+        } else {
+            let duration = *["PT10S", "PT5M", "PT1H"].choose(random).unwrap();
+            let signals: Vec<(&str, Option<To>)> = SIGNALS
+                .into_iter()
+                .filter(|_| random.random_bool(0.5))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .map(|name| {
+                    let released = random.random_bool(0.6);
+                    (name, released.then(|| target(random, &ids)))
+                })
+                .collect();
+            builder = builder.wait(id, duration, |wait| {
+                signals.into_iter().fold(wait, |wait, (name, to)| match to {
+                    Some(to) => wait.release_on(name, to),
+                    None => wait.stop_on(name),
+                })
+            });
+            if random.random_bool(0.4) {
+                builder = builder.on(id, Outcome::Elapsed, target(random, &ids));
+            }
+        }
+    }
+    builder.document()
+}
+
+fn target(random: &mut StdRng, ids: &[String]) -> To {
+    match random.random_range(0..6) {
+        0 => To::Next,
+        1 => To::Complete,
+        2 => To::Stop,
+        _ => To::step(ids.choose(random).unwrap()),
+    }
+}
+
+async fn check(story: &Story) {
+    audit(story.pool()).await;
+    audit_signals_made_in_time(story.pool()).await;
+    let definitions = definitions(story).await;
+    let rows = sqlx::query("select * from chimeway.workflow_runs order by id")
+        .fetch_all(story.pool())
+        .await
+        .unwrap();
+    assert!(!rows.is_empty());
+    for row in rows {
+        let id = RunId(row.get("id"));
+        let definition = &definitions[&DefinitionId(row.get("workflow_definition_id"))];
+        let (run, context) = replayed(story, id, definition).await;
+        let (state, until, signals) = columns(&run.state);
+        assert_eq!(
+            (
+                run.definition.step_id(run.step).0,
+                run.visit.0,
+                run.sequence.0,
+                state,
+                run.status_reason.as_str(),
+                until,
+                signals,
+                run.state.terminal_reason().map(|reason| reason.to_string()),
+                context,
+            ),
+            (
+                row.get("current_step_id"),
+                row.get("visit"),
+                row.get("transition_count"),
+                row.get("state"),
+                row.get("status_reason"),
+                row.get("suspended_until"),
+                row.get("pending_signals"),
+                row.get("terminal_reason"),
+                row.get("status_context"),
+            ),
+            "{id}"
+        );
+    }
+}
+
+fn columns(state: &RunState) -> (&'static str, Option<DateTime<Utc>>, Vec<String>) {
+    let name = state.name().unwrap().as_str();
+    match state {
+        RunState::Waiting { until, stop_on } => (
+            name,
+            Some(*until),
+            stop_on.iter().map(ToString::to_string).collect(),
+        ),
+        _ => (name, None, vec![]),
+    }
+}
+
+async fn definitions(story: &Story) -> HashMap<DefinitionId, Arc<Definition>> {
+    let mut conn = story.pool().acquire().await.unwrap();
+    let ids: Vec<DefinitionId> =
+        sqlx::query_scalar("select id from chimeway.workflow_definitions")
+            .fetch_all(&mut *conn)
+            .await
+            .unwrap();
+    let rows = workflows::load(&mut conn, &ids).await.unwrap();
+    let definition = |row: workflows::DefinitionRow| {
+        let plan = read_stored(&row.document).unwrap();
+        let steps = row.step_ids.into_iter().map(StepId).collect();
+        let definition = Definition::new(row.id, Version(row.version), plan, steps);
+        (row.id, Arc::new(definition.unwrap()))
+    };
+    rows.into_iter().map(definition).collect()
+}
+
+/// The run that its stored lines make, and the facts beside its status.
+async fn replayed(story: &Story, id: RunId, definition: &Arc<Definition>) -> (Run, Value) {
+    let rows = sqlx::query(
+        "select * from chimeway.workflow_transitions where workflow_run_id = $1 order by sequence",
+    )
+    .bind(id.0)
+    .fetch_all(story.pool())
+    .await
+    .unwrap();
+    let mut run = Run::born(id, Arc::clone(definition));
+    let mut context = Value::Null;
+    for row in &rows {
+        let line = transition(&run, &context, definition, row);
+        assert_eq!(line.from, run.state.name(), "{id}");
+        run.apply(&line);
+        if line.reason != Reason::StepActivated {
+            context = Value::Object(line.context);
+        }
+    }
+    (run, context)
+}
+
+fn transition(
+    before: &Run,
+    facts_before: &Value,
+    definition: &Definition,
+    row: &PgRow,
+) -> Transition {
+    let context: Value = row.get("context");
+    let reason = Reason::parse(row.get("reason")).unwrap();
+    let from: Option<String> = row.get("from_state");
+    let to = match StateName::parse(row.get("to_state")).unwrap() {
+        StateName::Active => RunState::Active,
+        StateName::Completed => RunState::Completed,
+        StateName::Waiting => RunState::Waiting {
+            until: context["suspended_until"].as_str().unwrap().parse().unwrap(),
+            stop_on: serde_json::from_value(context["pending_signals"].clone()).unwrap(),
+        },
+        StateName::Stopped => RunState::Stopped(stopped_by(before, facts_before, &context)),
+        StateName::Failed => panic!("nothing fails a run"),
+    };
+    Transition {
+        step: definition
+            .index_of(StepId(row.get("workflow_step_id")))
+            .unwrap(),
+        visit: Visit(row.get("visit")),
+        from: from.map(|name| StateName::parse(&name).unwrap()),
+        to,
+        reason,
+        delivery: row.get::<Option<_>, _>("delivery_id").map(DeliveryId),
+        signal: row.get::<Option<_>, _>("signal_id").map(SignalId),
+        context: context.as_object().unwrap().clone(),
+    }
+}
+
+/// Why a run was stopped: the line itself says it of a message, the line before it of a wait.
+fn stopped_by(before: &Run, facts_before: &Value, facts: &Value) -> TerminalReason {
+    if let Some(outcome) = facts["workflow_outcome"].as_str() {
+        return TerminalReason::Outcome(Outcome::parse(outcome).unwrap());
+    }
+    match before.status_reason {
+        Reason::ReactivatedFromWait => TerminalReason::Outcome(Outcome::Elapsed),
+        Reason::SignalReceived => {
+            let name = facts_before["event_name"].as_str().unwrap();
+            TerminalReason::StopCondition(SignalName::new(name).unwrap())
+        }
+        other => panic!("stopped after {other}"),
+    }
+}
