@@ -25,8 +25,8 @@ begin
         select from jsonb_array_elements(recipients) r
         where jsonb_typeof(r) <> 'object'
             or jsonb_typeof(r -> 'identity') is distinct from 'string'
-            or btrim(r ->> 'identity') = ''
-            or length(r ->> 'identity') > 255 or r ->> 'identity' ~ '[[:cntrl:]]'
+            or r ->> 'identity' !~ '\S'
+            or octet_length(r ->> 'identity') > 255 or r ->> 'identity' ~ '[[:cntrl:]]'
             or coalesce(jsonb_typeof(r -> 'type'), 'string') not in ('string', 'null')
             or coalesce(jsonb_typeof(r -> 'locale'), 'string') not in ('string', 'null')
             or coalesce(jsonb_typeof(r -> 'time_zone'), 'string') not in ('string', 'null')
@@ -82,23 +82,23 @@ declare
     event uuid := chimeway.uuid_v7();
     known record;
 begin
-    if coalesce(btrim(trigger.tenant_id), '') = '' or length(trigger.tenant_id) > 255
+    if coalesce(trigger.tenant_id, '') !~ '\S' or octet_length(trigger.tenant_id) > 255
         or trigger.tenant_id ~ '[[:cntrl:]]' then
-        perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 characters or holds a control character',
+        perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
             'pass tenant_id, for example tenant_id => ''org_456''');
     end if;
     if jsonb_typeof(trigger.params) is distinct from 'object' then
         perform chimeway.refuse('CW004', 'params is not a JSON object', 'write {"actor_id": "user_123", ..}');
     end if;
     if trigger.idempotency_key is not null
-        and (btrim(trigger.idempotency_key) = '' or length(trigger.idempotency_key) > 255) then
-        perform chimeway.refuse('CW006', 'the idempotency key is blank or longer than 255 characters',
+        and (trigger.idempotency_key !~ '\S' or octet_length(trigger.idempotency_key) > 255) then
+        perform chimeway.refuse('CW006', 'the idempotency key is blank or longer than 255 bytes',
             'leave it out, or pass what makes this trigger unique');
     end if;
     if trigger.recipients is not null then
         perform chimeway.check_recipients(trigger.recipients);
     elsif jsonb_typeof(trigger.params -> 'actor_id') is distinct from 'string'
-        or btrim(trigger.params ->> 'actor_id') = '' or length(trigger.params ->> 'actor_id') > 255
+        or trigger.params ->> 'actor_id' !~ '\S' or octet_length(trigger.params ->> 'actor_id') > 255
         or trigger.params ->> 'actor_id' ~ '[[:cntrl:]]' then
         perform chimeway.refuse('CW005', 'there is no recipient: neither recipients nor params.actor_id is given',
             'pass recipients => ''[{"identity": "user_123"}]''');
@@ -195,19 +195,19 @@ declare
     called_at timestamptz := chimeway.clock();
     signal uuid := chimeway.uuid_v7();
 begin
-    if coalesce(btrim(track.tenant_id), '') = '' or length(track.tenant_id) > 255
+    if coalesce(track.tenant_id, '') !~ '\S' or octet_length(track.tenant_id) > 255
         or track.tenant_id ~ '[[:cntrl:]]' then
-        perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 characters or holds a control character',
+        perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
             'pass tenant_id, for example tenant_id => ''org_456''');
     end if;
-    if coalesce(btrim(track.actor_id), '') = '' or length(track.actor_id) > 255
+    if coalesce(track.actor_id, '') !~ '\S' or octet_length(track.actor_id) > 255
         or track.actor_id ~ '[[:cntrl:]]' then
-        perform chimeway.refuse('CW008', 'the actor is blank, longer than 255 characters or holds a control character',
+        perform chimeway.refuse('CW008', 'the actor is blank, longer than 255 bytes or holds a control character',
             'pass actor_id, for example actor_id => ''user_123''');
     end if;
-    if coalesce(btrim(track.event_name), '') = '' or length(track.event_name) > 255
+    if coalesce(track.event_name, '') !~ '\S' or octet_length(track.event_name) > 255
         or track.event_name ~ '[[:cntrl:]]' then
-        perform chimeway.refuse('CW009', 'the event name is blank, longer than 255 characters or holds a control character',
+        perform chimeway.refuse('CW009', 'the event name is blank, longer than 255 bytes or holds a control character',
             'pass event_name, for example event_name => ''notification_read''');
     end if;
     if jsonb_typeof(track.payload) is distinct from 'object' then

@@ -92,7 +92,7 @@ async fn a_refusal_is_one_line_that_says_what_to_do_and_writes_nothing() {
     insta::assert_snapshot!(masked(&told), @r#"
     trigger no_such --tenant org_456 --recipient user_123 -> 3: error: there is no workflow `no_such`; apply its document with `chimeway workflows apply`
     trigger other --tenant org_456 --recipient user_123 -> 1: error: the workflow `other` is paused; resume it with `chimeway workflows resume other`
-    trigger mention_escalation --tenant org_456 --recipient user_123 --idempotency-key 	 -> 1: error: the idempotency key is blank or longer than 255 characters; leave it out, or give what makes this trigger unique
+    trigger mention_escalation --tenant org_456 --recipient user_123 --idempotency-key 	 -> 1: error: the idempotency key is blank or longer than 255 bytes; leave it out, or give what makes this trigger unique
     trigger other --tenant org_456 --recipient user_123 --idempotency-key taken -> 1: error: the idempotency key was used for the workflow `mention_escalation`; use another key for another workflow
     trigger mention_escalation --tenant org_456 --recipient user_123 --recipient user_456 --address email=ada@example.com -> 2: error: --address belongs to one recipient, and several are given; trigger them one by one
     trigger mention_escalation --tenant org_456 --recipient user_123 --params {"name":"\u0000"} -> 1: error: params holds a NUL character, which PostgreSQL cannot keep; take it out

@@ -1,10 +1,57 @@
 //! Stories over a real PostgreSQL, real processes, separate connections for races.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod invariants;
+// The main job, from beginning to end.
 mod spine;
 
-mod cron;
+// What a workflow may consist of, and how it is told.
+mod definitions;
+mod notify;
+mod outcomes;
+mod signals;
+mod wait;
 
+// The ways in.
+mod custom_channel;
+mod inbox;
+mod python_host;
+mod sql_refusals;
+mod sql_security;
+mod trigger_api;
+mod trigger_sql;
+
+// What a person sees.
+mod cli;
+mod cli_refusals;
+mod cli_worker;
+mod explain;
+mod privacy;
+
+// Workers, processes, races.
+mod backend;
+mod bad_items;
+mod crashes;
+mod cron;
+mod dispatch;
+mod hosts;
+mod races;
+mod replay;
+mod sharing;
+mod timing;
+
+// The schema and the source tree.
+mod plans;
+mod schema;
+mod tidy;
+
+// What they share.
+mod audit;
+mod checkers;
+mod fleet;
+mod host;
+mod invariants;
+mod process;
+mod programs;
+mod source;
 mod support;
 mod tools;

@@ -147,19 +147,29 @@ async fn a_journey_leaves_nothing_in_histories_attempts_and_logs() {
     let story = story().await;
     for key in ["first", "second"] {
         let keyed = marked("gossip").idempotency_key(format!("{key} of {MARK}"));
-        trigger(story.chimeway(), story.pool(), keyed).await.unwrap();
+        trigger(story.chimeway(), story.pool(), keyed)
+            .await
+            .unwrap();
     }
     story.drain().await;
     for _ in 0..3 {
         story.advance("PT2M").await;
     }
     let mut tx = story.pool().begin().await.unwrap();
-    story.chimeway().track(&mut tx, signal("go_on")).await.unwrap();
+    story
+        .chimeway()
+        .track(&mut tx, signal("go_on"))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     for _ in 0..12 {
         story.advance("PT2M").await;
     }
-    let runs = lines(story.pool(), "select distinct state from chimeway.workflow_runs").await;
+    let runs = lines(
+        story.pool(),
+        "select distinct state from chimeway.workflow_runs",
+    )
+    .await;
     assert_eq!(runs, "completed");
 
     // The same by a fleet of workers.
@@ -255,7 +265,11 @@ async fn rows_that_the_database_refuses_are_not_repeated() {
         .unwrap();
     let by_sql = "select chimeway.trigger('gossip', $1, 'org_456')";
     let params = json!({ "actor_id": format!("ada.{MARK}"), "name": MARK });
-    sqlx::query(by_sql).bind(params).execute(story.pool()).await.unwrap();
+    sqlx::query(by_sql)
+        .bind(params)
+        .execute(story.pool())
+        .await
+        .unwrap();
     for _ in 0..4 {
         story.advance("PT1M").await;
     }
@@ -290,7 +304,9 @@ async fn refusals_name_no_value() {
         marked("gossip").idempotency_key(MARK.repeat(100)),
         marked("gossip").idempotency_key(format!("{MARK}\0")),
         blank_actor.clone(),
-        blank_actor.clone().params(json!({ "actor_id": MARK.repeat(100) })),
+        blank_actor
+            .clone()
+            .params(json!({ "actor_id": MARK.repeat(100) })),
         blank_actor.params(json!({ "actor_id": format!("{MARK}\n") })),
         nul,
         nul_correlation,
@@ -309,8 +325,14 @@ async fn refusals_name_no_value() {
         told(&mut errors, &refused.unwrap_err());
     }
     for name in [MARK.repeat(100), format!("{MARK}\n")] {
-        told(&mut errors, &chimeway::ids::ActorId::new(name.clone()).unwrap_err());
-        told(&mut errors, &chimeway::ids::TenantId::new(name).unwrap_err());
+        told(
+            &mut errors,
+            &chimeway::ids::ActorId::new(name.clone()).unwrap_err(),
+        );
+        told(
+            &mut errors,
+            &chimeway::ids::TenantId::new(name).unwrap_err(),
+        );
     }
     assert_eq!(errors.matches("BadJson").count(), 2 * 9, "{errors}");
     assert_clean("the errors", &errors);

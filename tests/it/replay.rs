@@ -42,7 +42,9 @@ async fn heavy_many_random_journeys_are_what_their_history_says() {
     }
     // They go everywhere.
     let reasons = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
-    let outcomes = Outcome::NOTIFY.iter().map(|outcome| outcome.as_str().to_owned());
+    let outcomes = Outcome::NOTIFY
+        .iter()
+        .map(|outcome| outcome.as_str().to_owned());
     let unseen: Vec<String> = reasons
         .chain(outcomes.filter(|outcome| outcome != "suppressed"))
         .filter(|name| !seen.contains(name))
@@ -128,6 +130,12 @@ async fn something_happens(random: &mut StdRng, story: &Story, workflows: &[Stri
                 _ => Answer::Temporary(None),
             });
             story.channel().answer(answers.collect::<Vec<_>>());
+            let away = random.random_bool(0.3);
+            story.channel().always(if away {
+                Answer::Temporary(None)
+            } else {
+                Answer::Takes
+            });
         }
         _ => {
             story.drain().await;
@@ -141,7 +149,11 @@ fn workflow(random: &mut StdRng, key: &str) -> Document {
     let mut builder = WorkflowBuilder::new(key);
     for id in &ids {
         if random.random_bool(0.5) {
-            let channel = if random.random_bool(0.5) { "in_app" } else { "email" };
+            let channel = if random.random_bool(0.5) {
+                "in_app"
+            } else {
+                "email"
+            };
             builder = builder.notify(id, channel, "hello");
             for _ in 0..random.random_range(0..3) {
                 let outcome = *Outcome::NOTIFY.choose(random).unwrap();
@@ -238,11 +250,10 @@ fn columns(state: &RunState) -> (&'static str, Option<DateTime<Utc>>, Vec<String
 
 async fn definitions(story: &Story) -> HashMap<DefinitionId, Arc<Definition>> {
     let mut conn = story.pool().acquire().await.unwrap();
-    let ids: Vec<DefinitionId> =
-        sqlx::query_scalar("select id from chimeway.workflow_definitions")
-            .fetch_all(&mut *conn)
-            .await
-            .unwrap();
+    let ids: Vec<DefinitionId> = sqlx::query_scalar("select id from chimeway.workflow_definitions")
+        .fetch_all(&mut *conn)
+        .await
+        .unwrap();
     let rows = workflows::load(&mut conn, &ids).await.unwrap();
     let definition = |row: workflows::DefinitionRow| {
         let plan = read_stored(&row.document).unwrap();
@@ -288,7 +299,11 @@ fn transition(
         StateName::Active => RunState::Active,
         StateName::Completed => RunState::Completed,
         StateName::Waiting => RunState::Waiting {
-            until: context["suspended_until"].as_str().unwrap().parse().unwrap(),
+            until: context["suspended_until"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap(),
             stop_on: serde_json::from_value(context["pending_signals"].clone()).unwrap(),
         },
         StateName::Stopped => RunState::Stopped(stopped_by(before, facts_before, &context)),

@@ -413,8 +413,11 @@ async fn a_long_chain_of_waits_is_gone_through_by_early_signals() {
             wait.release_on("go_on", To::Next)
         })
     });
-    let applied = story.chimeway().apply(story.pool(), &waits.document());
-    applied.await.unwrap();
+    let applied = story
+        .chimeway()
+        .apply(story.pool(), &waits.document())
+        .await;
+    applied.unwrap();
     let run = story.trigger("chain", "ada").await;
     for _ in 0..79 {
         story.pass("PT0.001S").await;

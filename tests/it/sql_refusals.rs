@@ -149,9 +149,9 @@ async fn every_refusal_says_what_and_how_to_mend_it_and_writes_nothing() {
     unknown workflow: CW001 there is no workflow 'no_such'; apply its document with `chimeway workflows apply`; `chimeway workflows list` shows what there is
     no workflow: CW001 there is no workflow NULL; apply its document with `chimeway workflows apply`; `chimeway workflows list` shows what there is
     paused workflow: CW002 the workflow 'paused' is paused; resume it with `chimeway workflows resume paused`
-    blank tenant: CW003 the tenant is blank, longer than 255 characters or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
-    no tenant: CW003 the tenant is blank, longer than 255 characters or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
-    tenant of two lines: CW003 the tenant is blank, longer than 255 characters or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
+    blank tenant: CW003 the tenant is blank, longer than 255 bytes or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
+    no tenant: CW003 the tenant is blank, longer than 255 bytes or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
+    tenant of two lines: CW003 the tenant is blank, longer than 255 bytes or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
     params are a list: CW004 params is not a JSON object; write {"actor_id": "user_123", ..}
     params are null: CW004 params is not a JSON object; write {"actor_id": "user_123", ..}
     no params: CW004 params is not a JSON object; write {"actor_id": "user_123", ..}
@@ -167,26 +167,26 @@ async fn every_refusal_says_what_and_how_to_mend_it_and_writes_nothing() {
     the second recipient is bad: CW005 a recipient has no identity, or a field of the wrong type; write [{"identity": "user_123", "type": "user", "addresses": {"email": ".."}}]
     addresses that are a text: CW005 a recipient has no identity, or a field of the wrong type; write [{"identity": "user_123", "type": "user", "addresses": {"email": ".."}}]
     a time zone that is a number: CW005 a recipient has no identity, or a field of the wrong type; write [{"identity": "user_123", "type": "user", "addresses": {"email": ".."}}]
-    a blank key: CW006 the idempotency key is blank or longer than 255 characters; leave it out, or pass what makes this trigger unique
+    a blank key: CW006 the idempotency key is blank or longer than 255 bytes; leave it out, or pass what makes this trigger unique
     the key of another workflow: CW007 the idempotency key was used for the workflow 'mention_escalation'; use another key for another workflow
-    blank tenant: CW003 the tenant is blank, longer than 255 characters or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
-    no tenant: CW003 the tenant is blank, longer than 255 characters or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
-    blank actor: CW008 the actor is blank, longer than 255 characters or holds a control character; pass actor_id, for example actor_id => 'user_123'
-    no actor: CW008 the actor is blank, longer than 255 characters or holds a control character; pass actor_id, for example actor_id => 'user_123'
-    blank event: CW009 the event name is blank, longer than 255 characters or holds a control character; pass event_name, for example event_name => 'notification_read'
-    no event: CW009 the event name is blank, longer than 255 characters or holds a control character; pass event_name, for example event_name => 'notification_read'
+    blank tenant: CW003 the tenant is blank, longer than 255 bytes or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
+    no tenant: CW003 the tenant is blank, longer than 255 bytes or holds a control character; pass tenant_id, for example tenant_id => 'org_456'
+    blank actor: CW008 the actor is blank, longer than 255 bytes or holds a control character; pass actor_id, for example actor_id => 'user_123'
+    no actor: CW008 the actor is blank, longer than 255 bytes or holds a control character; pass actor_id, for example actor_id => 'user_123'
+    blank event: CW009 the event name is blank, longer than 255 bytes or holds a control character; pass event_name, for example event_name => 'notification_read'
+    no event: CW009 the event name is blank, longer than 255 bytes or holds a control character; pass event_name, for example event_name => 'notification_read'
     payload is a text: CW004 payload is not a JSON object; write {} where there is nothing to say
     no payload: CW004 payload is not a JSON object; write {} where there is nothing to say
     "#);
 }
 
 #[tokio::test]
-async fn names_are_255_characters_long_at_most() {
+async fn names_are_255_bytes_long_at_most() {
     let host = host().await;
     let mut conn = host.db.connect().await;
     let mut tx = conn.begin().await.unwrap();
-    // Characters, not bytes.
-    let (longest, too_long) = ("ß".repeat(255), "ß".repeat(256));
+    // Bytes, not characters: three names must fit into one index entry.
+    let (longest, too_long) = (format!("{}a", "ß".repeat(127)), "ß".repeat(128));
     let person = |name: &str| format!(r#"[{{"identity": "{name}"}}]"#);
     let call = |tenant, recipients, key| [JOURNEY, OBJECT, Some(tenant), Some(recipients), key];
     let (fits, does_not) = (person(&longest), person(&too_long));

@@ -363,8 +363,8 @@ async fn a_refused_trigger_writes_nothing_and_leaves_the_transaction_usable() {
     list: bad_json | params is not a JSON object; write {} for nothing
     nul: bad_json | params holds a NUL character, which PostgreSQL cannot keep; take it out
     nul name: bad_json | params holds a NUL character, which PostgreSQL cannot keep; take it out
-    blank key: bad_json | the idempotency key is blank or longer than 255 characters; leave it out, or give what makes this trigger unique
-    long key: bad_json | the idempotency key is blank or longer than 255 characters; leave it out, or give what makes this trigger unique
+    blank key: bad_json | the idempotency key is blank or longer than 255 bytes; leave it out, or give what makes this trigger unique
+    long key: bad_json | the idempotency key is blank or longer than 255 bytes; leave it out, or give what makes this trigger unique
     used key: idempotency_key_reused | the idempotency key was used for the workflow `greeting`; use another key for another workflow
     nobody: no_recipient | there is no recipient; give recipients, or an `actor_id` in params
     blank actor: bad_name | the actor is blank

@@ -74,14 +74,14 @@ pub struct BadName {
     problem: &'static str,
 }
 
-/// The longest name in characters.
+/// The longest name in bytes of UTF-8: three of them fit into one index entry.
 pub const MAX_NAME: usize = 255;
 
 fn check_name(what: &'static str, text: &str) -> Result<(), BadName> {
     let problem = if text.trim().is_empty() {
         "is blank"
-    } else if text.chars().count() > MAX_NAME {
-        "is longer than 255 characters"
+    } else if text.len() > MAX_NAME {
+        "is longer than 255 bytes"
     } else if text.chars().any(char::is_control) {
         "holds a control character"
     } else {
@@ -105,7 +105,7 @@ macro_rules! define_name {
             ///
             /// # Errors
             ///
-            /// [`BadName`] if it is blank, longer than 255 characters or holds a control character.
+            /// [`BadName`] if it is blank, longer than 255 bytes or holds a control character.
             pub fn new(text: impl Into<String>) -> Result<Self, BadName> {
                 let text = text.into();
                 check_name($what, &text)?;

@@ -160,6 +160,13 @@ impl Trigger {
         self
     }
 
+    /// Sets your own id for following a thing through systems.
+    #[must_use]
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
+        self
+    }
+
     /// Who is notified: those named, or `params.actor_id`.
     fn resolved(&self) -> Result<Vec<Recipient>, FlowError> {
         if !self.recipients.is_empty() {
@@ -327,10 +334,10 @@ fn identities(recipients: &[Recipient]) -> Value {
 }
 
 fn check_key(key: &str) -> Result<(), FlowError> {
-    if key.trim().is_empty() || key.chars().count() > crate::ids::MAX_NAME || key.contains('\0') {
+    if key.trim().is_empty() || key.len() > crate::ids::MAX_NAME || key.contains('\0') {
         return Err(FlowError::BadJson {
             what: "the idempotency key",
-            problem: "is blank or longer than 255 characters; leave it out, or give what makes this \
+            problem: "is blank or longer than 255 bytes; leave it out, or give what makes this \
                       trigger unique",
         });
     }

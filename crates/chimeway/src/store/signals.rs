@@ -108,7 +108,7 @@ cross join lateral (
     from chimeway.workflow_runs r
     where r.tenant_id = s.tenant_id and r.actor_id = s.actor_id and r.ended_at is null
         and r.started_at <= s.occurred_at
-        and (s.route_cursor is null or r.id > s.route_cursor)
+        and r.id > coalesce(s.route_cursor, '00000000-0000-0000-0000-000000000000')
         and (s.notification_id is null or r.notification_id = s.notification_id)
     order by r.id
     limit $2
