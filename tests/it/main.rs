@@ -15,6 +15,7 @@ mod wait;
 mod custom_channel;
 mod inbox;
 mod python_host;
+mod recipients;
 mod sql_refusals;
 mod sql_security;
 mod trigger_api;
@@ -24,6 +25,7 @@ mod trigger_sql;
 mod cli;
 mod cli_refusals;
 mod cli_worker;
+mod docs;
 mod explain;
 mod privacy;
 
