@@ -35,9 +35,65 @@ begin
         perform chimeway.refuse('CW005', 'a recipient has no identity, or a field of the wrong type',
             'write [{"identity": "user_123", "type": "user", "addresses": {"email": ".."}}]');
     end if;
+    -- A line break in an address would become a header of a mail.
+    if exists (
+        select from jsonb_array_elements(recipients) r,
+            jsonb_each(coalesce(nullif(r -> 'addresses', 'null'::jsonb), '{}')) a
+        where jsonb_typeof(a.value) not in ('string', 'null')
+            or a.value #>> '{}' !~ '\S'
+            or octet_length(a.value #>> '{}') > 2048 or a.value #>> '{}' ~ '[[:cntrl:]]'
+            or a.key !~ '\S' or octet_length(a.key) > 255 or a.key ~ '[[:cntrl:]]'
+    ) then
+        perform chimeway.refuse('CW010',
+            'an address of a recipient is no text, blank, longer than 2048 bytes or holds a control character',
+            'write {"email": "ada@example.com"}, on one line; null forgets an address');
+    end if;
+    if exists (
+        select from jsonb_array_elements(recipients) r
+        where r ->> 'locale' !~ '^[A-Za-z]{2,8}([_-][A-Za-z0-9]{1,8})*$' or octet_length(r ->> 'locale') > 64
+    ) then
+        perform chimeway.refuse('CW012', 'the locale of a recipient is not a language tag',
+            'write a BCP 47 tag such as en-GB, or leave it out');
+    end if;
 end
 $$;
 comment on function chimeway.check_recipients(jsonb) is 'Refuses recipients that no worker could expand';
+
+-- The list of zones is read from files and takes tens of milliseconds: only for what is new.
+create function chimeway.has_unknown_zone(tenant_id text, recipients jsonb) returns boolean
+language sql stable
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    with given as materialized (
+        select r ->> 'time_zone' as zone
+        from jsonb_array_elements(has_unknown_zone.recipients) r
+        where r ->> 'time_zone' is not null and not exists (
+            select from chimeway.recipients known
+            where known.tenant_id = has_unknown_zone.tenant_id and known.identity = r ->> 'identity'
+                and known.time_zone = r ->> 'time_zone'
+        )
+    )
+    select case
+        when exists (select from given)
+        then exists (select from given where zone not in (select name from pg_timezone_names))
+        else false
+    end
+$$;
+comment on function chimeway.has_unknown_zone(text, jsonb) is
+    'Whether one of these recipients has a time zone, not stored with it yet, that is not an IANA name';
+
+create function chimeway.check_zones(tenant_id text, recipients jsonb) returns void
+language plpgsql
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+begin
+    if chimeway.has_unknown_zone(check_zones.tenant_id, check_zones.recipients) then
+        perform chimeway.refuse('CW011', 'the time zone of a recipient is not known',
+            'write an IANA name such as Europe/London; pg_timezone_names has them all');
+    end if;
+end
+$$;
+comment on function chimeway.check_zones(text, jsonb) is 'Refuses recipients in time zones that do not exist';
 
 -- In order of identity, so that two sessions cannot deadlock. Only hosts' transactions call it: a worker
 -- would have to wait for a row that a host holds.
@@ -55,7 +111,7 @@ as $$
     order by r ->> 'identity'
     on conflict (tenant_id, identity) do update
     set type = coalesce(excluded.type, known.type),
-        addresses = known.addresses || excluded.addresses,
+        addresses = jsonb_strip_nulls(known.addresses || excluded.addresses),
         locale = coalesce(excluded.locale, known.locale),
         time_zone = coalesce(excluded.time_zone, known.time_zone),
         updated_at = excluded.updated_at
@@ -97,6 +153,7 @@ begin
     end if;
     if trigger.recipients is not null then
         perform chimeway.check_recipients(trigger.recipients);
+        perform chimeway.check_zones(trigger.tenant_id, trigger.recipients);
     elsif jsonb_typeof(trigger.params -> 'actor_id') is distinct from 'string'
         or trigger.params ->> 'actor_id' !~ '\S' or octet_length(trigger.params ->> 'actor_id') > 255
         or trigger.params ->> 'actor_id' ~ '[[:cntrl:]]' then
@@ -222,6 +279,36 @@ end
 $$;
 comment on function chimeway.track(text, text, text, jsonb) is
     'Tells what an actor did, in the caller''s transaction; returns the signal''s id. It counts for every run of that actor that began before';
+
+create function chimeway.upsert_recipient(
+    tenant_id text,
+    identity text,
+    addresses jsonb,
+    locale text default null,
+    time_zone text default null
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    given jsonb := jsonb_build_array(jsonb_build_object(
+        'identity', upsert_recipient.identity, 'addresses', upsert_recipient.addresses,
+        'locale', upsert_recipient.locale, 'time_zone', upsert_recipient.time_zone
+    ));
+begin
+    if coalesce(upsert_recipient.tenant_id, '') !~ '\S' or octet_length(upsert_recipient.tenant_id) > 255
+        or upsert_recipient.tenant_id ~ '[[:cntrl:]]' then
+        perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
+            'pass tenant_id, for example tenant_id => ''org_456''');
+    end if;
+    perform chimeway.check_recipients(given);
+    perform chimeway.check_zones(upsert_recipient.tenant_id, given);
+    perform chimeway.upsert_recipients(upsert_recipient.tenant_id, given);
+end
+$$;
+comment on function chimeway.upsert_recipient(text, text, jsonb, text, text) is
+    'Stores how a recipient is reached, in the caller''s transaction; what is not given keeps what is stored, and an address that is null is forgotten. It counts for messages that are claimed from then on';
 
 create function chimeway.explain(tenant_id text, run_id uuid) returns jsonb
 language sql stable security definer

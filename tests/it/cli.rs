@@ -103,7 +103,8 @@ async fn workflows_are_checked_stored_shown_paused_and_resumed() {
         "path": "FOLDER/a.yaml",
         "workflow": "mention_escalation",
         "version": 2,
-        "status": "unchanged"
+        "status": "unchanged",
+        "templates": []
       }
     ]
     "#);

@@ -61,6 +61,7 @@ async fn a_refusal_is_one_line_that_says_what_to_do_and_writes_nothing() {
     let mut told = String::new();
     for line in [
         "trigger no_such --tenant org_456 --recipient user_123".to_owned(),
+        "trigger mention_escaltion --tenant org_456 --recipient user_123".to_owned(),
         "trigger other --tenant org_456 --recipient user_123".to_owned(),
         format!("{trigger} --idempotency-key \t"),
         "trigger other --tenant org_456 --recipient user_123 --idempotency-key taken".to_owned(),
@@ -70,6 +71,9 @@ async fn a_refusal_is_one_line_that_says_what_to_do_and_writes_nothing() {
         format!("explain {run} --tenant org_789"),
         format!("traces {run} --tenant org_789"),
         "workflows show no_such".to_owned(),
+        "workflows show mention-escalation".to_owned(),
+        "workflows pause othr".to_owned(),
+        "workflows resume Other".to_owned(),
         "workflows show other --version 7".to_owned(),
         "workflows pause no_such".to_owned(),
         "workflows resume no_such".to_owned(),
@@ -91,6 +95,7 @@ async fn a_refusal_is_one_line_that_says_what_to_do_and_writes_nothing() {
     assert_eq!(psql(&url, &[], marks).expect(0).out, "t\n");
     insta::assert_snapshot!(masked(&told), @r#"
     trigger no_such --tenant org_456 --recipient user_123 -> 3: error: there is no workflow `no_such`; apply its document with `chimeway workflows apply`
+    trigger mention_escaltion --tenant org_456 --recipient user_123 -> 3: error: there is no workflow `mention_escaltion`; did you mean `mention_escalation`?
     trigger other --tenant org_456 --recipient user_123 -> 1: error: the workflow `other` is paused; resume it with `chimeway workflows resume other`
     trigger mention_escalation --tenant org_456 --recipient user_123 --idempotency-key 	 -> 1: error: the idempotency key is blank or longer than 255 bytes; leave it out, or give what makes this trigger unique
     trigger other --tenant org_456 --recipient user_123 --idempotency-key taken -> 1: error: the idempotency key was used for the workflow `mention_escalation`; use another key for another workflow
@@ -100,6 +105,9 @@ async fn a_refusal_is_one_line_that_says_what_to_do_and_writes_nothing() {
     explain <id> --tenant org_789 -> 3: error: tenant `org_789` has no run <id>; `chimeway runs --tenant org_789` shows what there is
     traces <id> --tenant org_789 -> 3: error: tenant `org_789` has no run <id>; `chimeway runs --tenant org_789` shows what there is
     workflows show no_such -> 3: error: there is no workflow `no_such`; `chimeway workflows list` shows what there is
+    workflows show mention-escalation -> 3: error: there is no workflow `mention-escalation`; did you mean `mention_escalation`?
+    workflows pause othr -> 3: error: there is no workflow `othr`; did you mean `other`?
+    workflows resume Other -> 3: error: there is no workflow `Other`; did you mean `other`?
     workflows show other --version 7 -> 3: error: `other` has no version 7; its latest is 1
     workflows pause no_such -> 3: error: there is no workflow `no_such`; `chimeway workflows list` shows what there is
     workflows resume no_such -> 3: error: there is no workflow `no_such`; `chimeway workflows list` shows what there is
@@ -153,7 +161,7 @@ fn what_makes_no_sense_is_refused_before_a_database_is_looked_for() {
     error: invalid value 'asleep' for '--state <STATE>'
     error: invalid value '0' for '--limit <N>': it is a whole number from 1 to 10000
     error: invalid value 'mail=1' for '--queue <NAME=N>': there is no queue `mail`; the queues are default, chimeway_delivery, chimeway_signals, chimeway_workflows
-    error: invalid value 'email=pigeon' for '--channel <NAME=ADAPTER>': there is no adapter `pigeon`; the adapters are: log
+    error: invalid value 'email=pigeon' for '--channel <NAME=ADAPTER>': there is no adapter `pigeon`; the one without settings is: log
     error: invalid value '0' for '--version <N>': 0 is not in 1..=2147483647
     "#);
 }

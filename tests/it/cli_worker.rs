@@ -3,96 +3,24 @@
 use std::{
     collections::BTreeMap,
     net::TcpStream,
-    process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use chimeway_cluster::{Cluster, Durability, Mode};
 use chimeway_testkit::TestDb;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::{Child, ChildStdin, Command},
-    time::timeout,
-};
 
 use crate::{
     host::{Host, JOURNEY},
-    programs::{chimeway, chimeway_at, masked, psql, words},
+    programs::{chimeway, masked, psql, words},
+    running::Running,
     support::eventually,
 };
 
 const TRIGGER: &str = "trigger mention_escalation --tenant org_456 --recipient user_123 \
                        --address email=ada@example.com --params {\"document_id\":\"doc_789\"}";
 const TRACK: &str = "track notification_read --tenant org_456 --actor user_123";
-
-/// A running `chimeway`; killed when this is dropped, and it ends when the tests do.
-struct Running {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-    _stdin: Option<ChildStdin>,
-}
-
-impl Running {
-    fn worker(url: &str, arguments: &str) -> Self {
-        let line = format!("worker --until-stdin-ends {arguments}");
-        Self::start(url, line.trim_end())
-    }
-
-    fn start(url: &str, line: &str) -> Self {
-        let mut command = Command::from(chimeway_at(url, &words(line)));
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command.spawn().unwrap();
-        let lines = Arc::default();
-        keep_lines(child.stdout.take().unwrap(), &lines);
-        keep_lines(child.stderr.take().unwrap(), &lines);
-        Self {
-            _stdin: child.stdin.take(),
-            child,
-            lines,
-        }
-    }
-
-    /// What it has printed, on both of its streams.
-    fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
-    }
-
-    async fn prints(&self, text: &str) -> String {
-        eventually(text, async || {
-            self.lines().into_iter().find(|line| line.contains(text))
-        })
-        .await
-    }
-
-    /// Tells it to end; how it did.
-    async fn told(mut self, signal: Signal) -> (ExitStatus, Vec<String>) {
-        // Not waited for yet, so the id is still this process.
-        let id = self.child.id().unwrap().cast_signed();
-        kill(Pid::from_raw(id), signal).unwrap();
-        let ended = timeout(Duration::from_secs(30), self.child.wait()).await;
-        let status = ended.expect("it ends when it is told").unwrap();
-        (status, self.lines())
-    }
-}
-
-fn keep_lines(stream: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
-    let (mut stream, lines) = (BufReader::new(stream).lines(), Arc::clone(lines));
-    tokio::spawn(async move {
-        while let Ok(Some(line)) = stream.next_line().await {
-            lines.lock().unwrap().push(line);
-        }
-    });
-}
 
 async fn state_is(url: &str, state: &str) {
     eventually(state, async || {
@@ -225,10 +153,21 @@ async fn heavy_demo_shows_both_ends_of_the_journey() {
     sleeps until TIME, or until notification_read
     the time is over and nobody looked
     next: email message
-    email message taken by the log adapter, try 1
+    email message taken by the smtp adapter, try 1
     the journey is complete
     ");
     assert!(!told.contains_key("mary"), "{}", demo.out);
+    insta::assert_snapshot!(of("mail"), @r"
+    From: demo@example.com
+    To: grace@example.com
+    Subject: You were mentioned in Q3 plan
+
+    Hello grace,
+
+    someone mentioned you in Q3 plan.
+
+    You get this by email because you have not looked at it in the app yet.
+    ");
     insta::assert_snapshot!(masked(section(&demo.out, "Why each run")), @r"
     ada
     run       <id>
@@ -248,7 +187,7 @@ async fn heavy_demo_shows_both_ends_of_the_journey() {
     ");
     insta::assert_snapshot!(section(&demo.out, "What was promised"), @r"
     ok  ada read the mention: her run stopped, and no email exists
-    ok  grace did not: her run is complete, and its email was sent once
+    ok  grace did not: her run is complete, and one email arrived, for her
     ok  mary's transaction was rolled back: there is no row and no event of hers
     ok  the worker drained and exited with code 0
     ");
@@ -310,6 +249,10 @@ async fn heavy_demo_that_is_interrupted_fails_and_leaves_no_server() {
 fn told_by_person(out: &str) -> BTreeMap<&str, Vec<String>> {
     let mut told: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for line in section(out, "What happens").lines() {
+        if let Some(("", mail)) = line.trim_start().split_once('|') {
+            told.entry("mail").or_default().push(mail.trim().to_owned());
+            continue;
+        }
         let (_, rest) = line.split_once(" s  ").unwrap();
         let (person, what) = rest.split_once("  ").unwrap();
         let what = match what.split_once("until ") {

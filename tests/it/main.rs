@@ -12,21 +12,29 @@ mod signals;
 mod wait;
 
 // The ways in.
+mod address_book;
 mod custom_channel;
+mod email;
+mod examples;
+mod http_channel;
 mod inbox;
 mod python_host;
 mod recipients;
 mod sql_refusals;
 mod sql_security;
+mod templates;
 mod trigger_api;
 mod trigger_sql;
+mod webhook;
 
 // What a person sees.
 mod cli;
 mod cli_refusals;
 mod cli_worker;
+mod dev;
 mod docs;
 mod explain;
+mod init;
 mod privacy;
 
 // Workers, processes, races.
@@ -52,8 +60,11 @@ mod checkers;
 mod fleet;
 mod host;
 mod invariants;
+mod logs;
 mod process;
 mod programs;
+mod receiver;
+mod running;
 mod source;
 mod support;
 mod tools;

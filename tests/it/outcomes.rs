@@ -119,8 +119,8 @@ async fn the_receivers_wish_is_kept_where_it_is_longer_than_the_backoff() {
         (Duration::from_secs(90), "PT1M29S", "PT1S"),
         // Shorter: the backoff counts.
         (Duration::from_secs(1), "PT11S", "PT4S"),
-        // No longer than an hour.
-        (Duration::from_secs(86_400), "PT59M59S", "PT1S"),
+        // No longer than a day.
+        (Duration::from_secs(864_000), "PT23H59M59S", "PT1S"),
     ] {
         let story = mail().await;
         story.channel().answer([Answer::Temporary(Some(wish))]);

@@ -1,12 +1,7 @@
 //! What a host gives us stays where it was put: no payload, address or name in histories, attempts,
 //! logs or errors.
 
-use std::{
-    error::Error,
-    fmt::Write as _,
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{error::Error, fmt::Write as _};
 
 use async_trait::async_trait;
 use chimeway::{
@@ -17,9 +12,11 @@ use chimeway::{
 use chimeway_testkit::Story;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
-use tracing_subscriber::{fmt::MakeWriter, util::SubscriberInitExt as _};
 
-use crate::tools::{MENTION, MORNING, actor, lines, tenant, trigger, trigger_of};
+use crate::{
+    logs::Logs,
+    tools::{MENTION, MORNING, actor, lines, tenant, trigger, trigger_of},
+};
 
 /// In everything that a host gives us and that may be about a person.
 const MARK: &str = "Lovelace";
@@ -80,35 +77,6 @@ steps:
   - { id: lost, action: { type: notify, channel: sms, render_key: hello } }
 ";
 
-/// Everything that is logged, at every level.
-#[derive(Clone, Default)]
-struct Logs(Arc<Mutex<Vec<u8>>>);
-
-impl Logs {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl io::Write for Logs {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Logs {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 async fn story() -> Story {
     let story = Story::builder()
         .channel("email", Gossip)
@@ -137,13 +105,7 @@ async fn kept(story: &Story) -> String {
 
 #[tokio::test]
 async fn a_journey_leaves_nothing_in_histories_attempts_and_logs() {
-    let logs = Logs::default();
-    let logging = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_ansi(false)
-        .with_writer(logs.clone())
-        .finish()
-        .set_default();
+    let (logs, logging) = Logs::begin();
     let story = story().await;
     for key in ["first", "second"] {
         let keyed = marked("gossip").idempotency_key(format!("{key} of {MARK}"));
@@ -216,13 +178,7 @@ async fn all_runs(story: &Story) -> Vec<chimeway::ids::RunId> {
 /// What the database refuses for a reason of its own: its messages repeat whole rows.
 #[tokio::test]
 async fn rows_that_the_database_refuses_are_not_repeated() {
-    let logs = Logs::default();
-    let logging = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_ansi(false)
-        .with_writer(logs.clone())
-        .finish()
-        .set_default();
+    let (logs, logging) = Logs::begin();
     let story = story().await;
     let mut errors = String::new();
     let mut refuse = async |sql: &'static str| {

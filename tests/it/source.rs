@@ -56,7 +56,8 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") || name == "target" {
+        let is_hidden = name.as_encoded_bytes().starts_with(b".");
+        if is_hidden || name == "target" || name == "node_modules" {
             continue;
         }
         if entry.file_type().unwrap().is_dir() {

@@ -41,7 +41,7 @@ impl Role {
 /// The API of `docs/sql-api.md`.
 const API: &str = "
     grant usage on schema chimeway to :role;
-    grant execute on function chimeway.trigger, chimeway.track, chimeway.explain to :role;";
+    grant execute on function chimeway.trigger, chimeway.track, chimeway.upsert_recipient, chimeway.explain to :role;";
 
 #[tokio::test]
 async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
@@ -74,6 +74,11 @@ async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
             .unwrap();
     assert_eq!(state.as_deref(), Some("stopped"));
 
+    sqlx::query("select chimeway.upsert_recipient('org_456', 'eve', '{}', 'en', 'Europe/London')")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+
     let callable: Vec<String> = sqlx::query_scalar(
         "select p.proname::text from pg_proc p
         where p.pronamespace = 'chimeway'::regnamespace and has_function_privilege(p.oid, 'execute')
@@ -82,7 +87,10 @@ async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
     .fetch_all(&mut conn)
     .await
     .unwrap();
-    assert_eq!(callable, ["explain", "track", "trigger"]);
+    assert_eq!(
+        callable,
+        ["explain", "track", "trigger", "upsert_recipient"]
+    );
     let open: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_class c
         where c.relnamespace = 'chimeway'::regnamespace and c.relkind in ('r', 'v', 'm', 'p')
@@ -116,6 +124,7 @@ async fn nobody_may_call_without_a_grant() {
         TRIGGER,
         "select chimeway.track('org_456', 'user_123', 'notification_read')",
         "select chimeway.explain('org_456', '0198f2c4-6a51-7d0e-9f1b-2f6f6c1f6f10')",
+        "select chimeway.upsert_recipient('org_456', 'ada', '{}')",
     ] {
         let refused = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
         assert_eq!(code(&refused), "42501", "{statement}");
@@ -243,7 +252,10 @@ async fn every_function_has_a_pinned_search_path() {
     .fetch_all(host.pool())
     .await
     .unwrap();
-    assert_eq!(definers, ["explain", "track", "trigger"]);
+    assert_eq!(
+        definers,
+        ["explain", "track", "trigger", "upsert_recipient"]
+    );
 }
 
 fn code(error: &sqlx::Error) -> String {

@@ -370,8 +370,8 @@ async fn a_refused_trigger_writes_nothing_and_leaves_the_transaction_usable() {
     blank actor: bad_name | the actor is blank
     actor of another type: no_recipient | there is no recipient; give recipients, or an `actor_id` in params
     correlation id: bad_json | the correlation id holds a NUL character, which PostgreSQL cannot keep; take it out
-    address: bad_json | an address of a recipient holds a NUL character, which PostgreSQL cannot keep; take it out
-    locale: bad_json | the locale of a recipient holds a NUL character, which PostgreSQL cannot keep; take it out
+    address: bad_json | an address of a recipient holds a line break or another control character; write it on one line
+    locale: bad_json | the locale of a recipient is not a language tag; write one such as en-GB (BCP 47)
     type: bad_json | the type of a recipient holds a NUL character, which PostgreSQL cannot keep; take it out
     "#);
 }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    commands::{demo, explain, inbox, migrate, runs, traces, track, trigger, worker, workflows},
+    commands::{
+        completions, demo, dev, explain, inbox, init, migrate, recipients, runs, settings,
+        templates, traces, track, trigger, worker, workflows,
+    },
     config::{Layer, LogFormat},
 };
 
@@ -20,6 +23,7 @@ Exit codes: 0 done, 1 refused or failed, 2 bad usage, 3 not found.
 
 Start here:
   chimeway demo              a journey from trigger to end, on a private PostgreSQL
+  chimeway init              a first journey of your own; then `chimeway dev` plays it
   chimeway migrate           make the schema `chimeway` in your database
   chimeway worker            send, wait and escalate until told to stop"
 )]
@@ -67,15 +71,21 @@ impl Global {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Demo(demo::Args),
+    Dev(dev::Args),
     Migrate(migrate::Args),
     Worker(worker::Args),
     Workflows(workflows::Args),
+    Templates(templates::Args),
     Trigger(trigger::Args),
     Track(track::Args),
+    Recipients(recipients::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),
     Inbox(inbox::Args),
+    Init(init::Args),
+    Config(settings::Args),
+    Completions(completions::Args),
 }
 
 #[cfg(test)]
@@ -176,6 +186,11 @@ mod tests {
                 true,
             ),
             ("chimeway inbox read --tenant t --recipient r".into(), false),
+            (
+                "chimeway recipients set r --tenant t --address email=a@b.example".into(),
+                true,
+            ),
+            ("chimeway recipients set r --tenant t".into(), false),
             (
                 "chimeway inbox unread --tenant t --recipient r".into(),
                 true,

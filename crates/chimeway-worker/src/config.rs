@@ -1,7 +1,14 @@
 //! Settings: a TOML file, then the environment, then flags. The only reader of the environment.
 //!
+//! The settings of a channel may say `env:NAME` for a variable's value: secrets stay out of files.
+//!
 //! To add a setting: 1. a field of [`Layer`], which is its key in the file; 2. its variable in
-//! [`Layer::from_environment`]; 3. its line in [`Layer::under`]; 4. what [`Config`] makes of it.
+//! [`Layer::from_environment`]; 3. its line in [`Layer::under`]; 4. what [`Config`] makes of it; 5. its
+//! entry in `config/keys.rs`, which explains it to people.
+
+mod adapters;
+mod keys;
+mod sources;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +19,12 @@ use std::{
 
 use chimeway::{ids::ChannelName, queue::QueueName};
 use serde::Deserialize;
+use toml::Spanned;
+
+pub(crate) use keys::{KEYS, example_file};
+pub(crate) use sources::{Setting, settings};
+
+use crate::channels::{ChannelSettings, Written};
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -24,14 +37,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What carries the messages of a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Adapter {
-    /// Writes to the log that a message was sent.
-    Log,
-}
-
 /// The settings of one source; what it does not say is `None` or empty.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,20 +46,16 @@ pub(crate) struct Layer {
     pub(crate) log_format: Option<LogFormat>,
     #[serde(default)]
     pub(crate) queues: BTreeMap<String, usize>,
-    #[serde(default)]
+    #[serde(default, rename = "channels")]
+    pub(crate) written: BTreeMap<ChannelName, Spanned<Written>>,
+    /// What was written in the file, and what the other sources say.
+    #[serde(skip)]
     pub(crate) channels: BTreeMap<ChannelName, ChannelSettings>,
     #[serde(default)]
     pub(crate) extra_channels: Vec<ChannelName>,
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
-}
-
-/// The settings of one channel.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ChannelSettings {
-    pub(crate) adapter: Adapter,
 }
 
 /// Settings that cannot be used.
@@ -85,7 +86,7 @@ pub(crate) struct Config {
     /// Every queue and its limit.
     pub(crate) queues: BTreeMap<QueueName, usize>,
     /// Channels that have an adapter by configuration.
-    pub(crate) channels: BTreeMap<ChannelName, Adapter>,
+    pub(crate) channels: BTreeMap<ChannelName, ChannelSettings>,
     /// Channels that only other workers have: documents may name them.
     pub(crate) extra_channels: BTreeSet<ChannelName>,
     /// How long a claim is held; `None` for the library's default.
@@ -106,7 +107,7 @@ impl Config {
         Self::from_sources(path, environment, flags)
     }
 
-    fn from_sources(
+    pub(crate) fn from_sources(
         path: Option<&Path>,
         variable: impl Fn(&str) -> Option<String>,
         flags: Layer,
@@ -119,8 +120,13 @@ impl Config {
             .map(Layer::from_file)
             .transpose()?
             .unwrap_or_default();
-        let environment = Layer::from_environment(variable)?;
-        Self::resolve(file.under(environment).under(flags))
+        let environment = Layer::from_environment(&variable)?;
+        let mut layer = file.under(environment).under(flags);
+        layer.channels = std::mem::take(&mut layer.channels)
+            .into_iter()
+            .map(|(name, settings)| (name, settings.resolved(&variable)))
+            .collect();
+        Self::resolve(layer)
     }
 
     fn resolve(layer: Layer) -> Result<Self, ConfigError> {
@@ -151,11 +157,7 @@ impl Config {
             log: layer.log,
             log_format: layer.log_format.unwrap_or_default(),
             queues,
-            channels: layer
-                .channels
-                .into_iter()
-                .map(|(name, of)| (name, of.adapter))
-                .collect(),
+            channels: layer.channels,
             extra_channels: layer.extra_channels.into_iter().collect(),
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
@@ -170,11 +172,16 @@ impl Layer {
             path: path.into(),
             source,
         })?;
-        toml::from_str(&text).map_err(|error| ConfigError::BadFile {
+        let mut layer: Self = toml::from_str(&text).map_err(|error| ConfigError::BadFile {
             path: path.into(),
             line: error.span().map_or(1, |span| line_of(&text, span.start)),
             problem: error.message().replace('\n', ", "),
-        })
+        })?;
+        for (name, written) in std::mem::take(&mut layer.written) {
+            let settings = ChannelSettings::read(&name, written, path, &text)?;
+            layer.channels.insert(name, settings);
+        }
+        Ok(layer)
     }
 
     fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -198,6 +205,7 @@ impl Layer {
                 .into_iter()
                 .map(|(queue, limit)| (queue.as_str().to_owned(), limit))
                 .collect(),
+            written: BTreeMap::new(),
             channels: list("CHIMEWAY_CHANNELS", &variable, channel_adapter)?
                 .into_iter()
                 .collect(),
@@ -220,6 +228,7 @@ impl Layer {
             log: over.log.or(self.log),
             log_format: over.log_format.or(self.log_format),
             queues: self.queues,
+            written: self.written,
             channels: self.channels,
             extra_channels: self.extra_channels,
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
@@ -313,12 +322,18 @@ pub(crate) fn channel_adapter(text: &str) -> Result<(ChannelName, ChannelSetting
     let name = name
         .parse()
         .map_err(|error: chimeway::ids::BadName| error.to_string())?;
-    let adapter = clap::ValueEnum::from_str(adapter, false)
-        .map_err(|_| format!("there is no adapter `{adapter}`; the adapters are: log"))?;
-    Ok((name, ChannelSettings { adapter }))
+    match adapter {
+        "log" => Ok((name, ChannelSettings::log())),
+        "smtp" | "webhook" | "http" => Err(format!(
+            "`{adapter}` needs settings: write [channels.{name}] in the file that --config names"
+        )),
+        _ => Err(format!(
+            "there is no adapter `{adapter}`; the one without settings is: log"
+        )),
+    }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes()
         .take(offset)
         .filter(|&byte| byte == b'\n')

@@ -113,8 +113,8 @@ fn a_mistake_in_the_file_has_its_line() {
     for (text, expected) in [
         ("pool_size = 1\npool = 2", "line 2: unknown field `pool`"),
         (
-            "\n[channels.email]\nadapter = \"smtp\"",
-            "line 3: unknown variant `smtp`",
+            "\n[channels.email]\nadapter = \"pigeon\"",
+            "line 3: [channels.email] unknown variant `pigeon`",
         ),
         (
             "lease_seconds = \"30\"",
@@ -149,7 +149,7 @@ fn a_mistake_in_the_environment_names_its_variable() {
         (
             "CHIMEWAY_CHANNELS",
             "email=pigeon",
-            "CHIMEWAY_CHANNELS is not usable: there is no adapter `pigeon`; the adapters are: log",
+            "CHIMEWAY_CHANNELS is not usable: there is no adapter `pigeon`; the one without settings is: log",
         ),
         (
             "CHIMEWAY_EXTRA_CHANNELS",

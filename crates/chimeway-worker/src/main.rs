@@ -1,5 +1,6 @@
 //! The program `chimeway`: parse, run, exit code.
 
+mod channels;
 mod cli;
 mod commands;
 mod config;
@@ -7,6 +8,7 @@ mod database;
 mod error;
 mod output;
 mod shutdown;
+mod sink;
 mod telemetry;
 
 use std::{io::Write as _, process::ExitCode};

@@ -3,27 +3,32 @@
 //! To add a command: 1. a file here with its `Args`, whose doc comments and `after_help` are its help,
 //! and a `run`; 2. its variant in `cli.rs`; 3. its arm in [`run`].
 
+pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod dev;
 pub(crate) mod explain;
 pub(crate) mod inbox;
+pub(crate) mod init;
 pub(crate) mod migrate;
+pub(crate) mod recipients;
 pub(crate) mod runs;
+pub(crate) mod settings;
+mod suggest;
+pub(crate) mod templates;
 pub(crate) mod traces;
 pub(crate) mod track;
 pub(crate) mod trigger;
 pub(crate) mod worker;
 pub(crate) mod workflows;
 
-use chimeway::{
-    channels::Log,
-    flow::{Chimeway, ChimewayBuilder, FlowError},
-};
+use chimeway::flow::{Chimeway, ChimewayBuilder, FlowError};
+use chimeway_cluster::ClusterError;
 use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::{
     cli::{Cli, Command},
-    config::{Adapter, Config},
+    config::Config,
     database::Database,
     error::CliError,
     telemetry,
@@ -36,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) json: bool,
     /// The flag alone: what `DATABASE_URL` says does not count for a demo.
     pub(crate) database_flag: Option<String>,
+    /// Under `dev` some channels are others.
+    pub(crate) dev: Option<dev::DevChannels>,
 }
 
 /// Runs the command.
@@ -45,31 +52,44 @@ pub(crate) struct Context {
 /// [`CliError`], which has the exit code.
 pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
+    // These need no settings, and so must not fail by them.
+    match &command {
+        Command::Completions(args) => return completions::run(args),
+        Command::Init(args) => return init::run(args, global.json),
+        _ => {}
+    }
     // A worker tells what it does, the others only what went wrong.
     let (flags, log) = match &command {
         Command::Worker(args) => (
             args.layer(global.layer()),
             "info,apalis=warn,apalis_core=warn",
         ),
+        Command::Dev(args) => (args.layer(global.layer()), "warn"),
         _ => (global.layer(), "warn"),
     };
     let context = Context {
         config: Config::load(global.config.as_deref(), flags)?,
         json: global.json,
-        database_flag: global.database_url,
+        database_flag: global.database_url.clone(),
+        dev: None,
     };
     telemetry::start(&context.config, log)?;
     match command {
         Command::Demo(args) => demo::run(&args, &context).await,
+        Command::Dev(args) => dev::run(&args, context).await,
         Command::Migrate(args) => migrate::run(&args, &context).await,
         Command::Worker(args) => worker::run(&args, &context).await,
         Command::Workflows(args) => workflows::run(args, &context).await,
+        Command::Templates(args) => templates::run(args, &context).await,
         Command::Trigger(args) => trigger::run(args, &context).await,
         Command::Track(args) => track::run(args, &context).await,
+        Command::Recipients(args) => recipients::run(args, &context).await,
         Command::Runs(args) => runs::run(args, &context).await,
         Command::Explain(args) => explain::run(args, &context).await,
         Command::Traces(args) => traces::run(&args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
+        Command::Config(args) => settings::run(&args, &global),
+        Command::Completions(_) | Command::Init(_) => Ok(()),
     }
 }
 
@@ -84,21 +104,28 @@ impl Context {
         self.database()?.open().await
     }
 
-    /// The library, with the channels of the settings.
+    /// The library, with the channels of the settings; a secret that is not here does not matter.
     fn chimeway(&self) -> Result<ChimewayBuilder, CliError> {
-        with_channels(Chimeway::builder(), &self.config)
+        let builder = with_channels(Chimeway::builder(), &self.config, false)?;
+        match &self.dev {
+            Some(dev) => dev.register(builder, &self.config),
+            None => Ok(builder),
+        }
+    }
+
+    /// The library, with channels that can send.
+    fn sending_chimeway(&self) -> Result<ChimewayBuilder, CliError> {
+        with_channels(Chimeway::builder(), &self.config, true)
     }
 }
 
 fn with_channels(
     mut builder: ChimewayBuilder,
     config: &Config,
+    sends: bool,
 ) -> Result<ChimewayBuilder, CliError> {
-    for (name, adapter) in &config.channels {
-        builder = match adapter {
-            Adapter::Log => builder.channel(name.as_str(), Log::new()),
-        }
-        .map_err(FlowError::from)?;
+    for (name, settings) in &config.channels {
+        builder = settings.register(name, builder, sends)?;
     }
     for name in &config.extra_channels {
         builder = builder
@@ -106,6 +133,17 @@ fn with_channels(
             .map_err(FlowError::from)?;
     }
     Ok(builder)
+}
+
+/// Starting and stopping a server blocks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClusterError> + Send + 'static,
+) -> Result<T, CliError> {
+    let refused = |error: &dyn std::error::Error| CliError::Refused(error.to_string());
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| refused(&error)),
+        Err(error) => Err(refused(&error)),
+    }
 }
 
 /// A JSON object on the command line.

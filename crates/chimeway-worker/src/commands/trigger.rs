@@ -1,14 +1,14 @@
 //! `chimeway trigger`: starts a workflow by hand.
 
 use chimeway::{
-    flow::{Recipient, Trigger, Triggered},
+    flow::{FlowError, Recipient, Trigger, Triggered},
     ids::{ActorId, ChannelName, TenantId, WorkflowKey},
     store::runs::{self, RunFilter},
 };
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use super::{Context, json_object};
+use super::{Context, json_object, suggest};
 use crate::{error::CliError, output};
 
 /// Start a workflow
@@ -68,7 +68,15 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     trigger.recipients = recipients.collect();
     trigger.idempotency_key = args.idempotency_key;
     trigger.correlation_id = args.correlation_id;
-    let triggered = chimeway.trigger(&mut tx, trigger).await?;
+    let triggered = match chimeway.trigger(&mut tx, trigger).await {
+        Ok(triggered) => triggered,
+        Err(FlowError::UnknownWorkflow(key)) => {
+            tx.rollback().await?;
+            let unknown = FlowError::UnknownWorkflow(key.clone()).into();
+            return Err(suggest::no_workflow(&mut conn, &key, unknown).await);
+        }
+        Err(error) => return Err(error.into()),
+    };
     tx.commit().await?;
 
     let event = triggered.event();
@@ -102,7 +110,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     output::print(text)
 }
 
-fn address(text: &str) -> Result<(ChannelName, String), String> {
+pub(super) fn address(text: &str) -> Result<(ChannelName, String), String> {
     match text.split_once('=') {
         Some((channel, value)) if !value.trim().is_empty() => {
             let channel = ChannelName::new(channel).map_err(|error| error.to_string())?;

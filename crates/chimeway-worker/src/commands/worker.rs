@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::{
-    config::{self, ChannelSettings, Config, Layer},
+    channels::ChannelSettings,
+    config::{self, Config, Layer},
     database::{self, Database},
     error::CliError,
     shutdown,
@@ -28,7 +29,7 @@ use crate::{
 Examples:
   chimeway worker
   chimeway worker --queue chimeway_delivery=40 --queue default=0
-  chimeway worker --channel email=log      until email has an adapter: note messages in the log
+  chimeway worker --channel email=log      note messages in the log instead of sending them
 
 The queues: chimeway_delivery=20, chimeway_signals=10, chimeway_workflows=5, default=10.")]
 pub(crate) struct Args {
@@ -67,7 +68,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let name = process_name();
     let timing = timing(config);
     let chimeway = context
-        .chimeway()?
+        .sending_chimeway()?
         .worker_name(&name)
         .timing(timing)
         .build();
@@ -109,7 +110,7 @@ fn limits(config: &Config) -> String {
 }
 
 /// Host, process and a part that no other process has: two containers may share both.
-fn process_name() -> String {
+pub(super) fn process_name() -> String {
     let host = nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok());
@@ -120,7 +121,7 @@ fn process_name() -> String {
     format!("{host}-{}-{random}", std::process::id())
 }
 
-fn timing(config: &Config) -> Timing {
+pub(super) fn timing(config: &Config) -> Timing {
     let usual = Timing::default();
     let Some(lease) = config.lease else {
         return usual;

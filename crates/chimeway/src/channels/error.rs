@@ -2,6 +2,8 @@
 
 use std::{error::Error, time::Duration};
 
+use serde_json::Value;
+
 /// Any error of a provider's library.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -53,6 +55,43 @@ impl SendError {
     pub fn bounced(source: impl Into<BoxError>) -> Self {
         Self::Bounced {
             source: source.into(),
+        }
+    }
+
+    /// What the attempt keeps of the provider's answer, where the source is [`Answered`].
+    #[must_use]
+    pub fn answer(&self) -> Option<&Value> {
+        let (Self::Temporary { source, .. }
+        | Self::Permanent { source }
+        | Self::Bounced { source }) = self;
+        source.downcast_ref().map(|Answered(answer)| answer)
+    }
+}
+
+/// What a provider answered when it refused a message, in codes and classes: no content, no address.
+///
+/// Attempts keep nothing of a failure's source unless it is this one: any other text may quote an
+/// address.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Answered(pub Value);
+
+/// Settings from which a channel cannot be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{setting}` is not usable: {problem}")]
+pub struct ChannelConfigError {
+    /// The setting's name, such as `url`.
+    pub setting: String,
+    /// What is wrong with it; never its value, which may be a secret.
+    pub problem: String,
+}
+
+impl ChannelConfigError {
+    /// A mistake in a setting.
+    pub fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            setting: setting.into(),
+            problem: problem.into(),
         }
     }
 }

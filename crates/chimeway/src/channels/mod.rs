@@ -10,15 +10,23 @@
 //! To add a channel of your own: 1. implement [`Channel`]; 2. register it under its name with
 //! [`ChimewayBuilder::channel`](crate::flow::ChimewayBuilder::channel); 3. documents may name it.
 
+mod dates;
+pub mod email;
 mod error;
+pub mod http;
 mod in_app;
 mod log;
 mod registry;
+pub mod render;
+mod request;
+mod scan;
+mod web;
+pub mod webhook;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
-pub use error::{BoxError, SendError};
+pub use error::{Answered, BoxError, ChannelConfigError, SendError};
 pub use in_app::InApp;
 pub use log::Log;
 pub use registry::Registry;
@@ -33,6 +41,18 @@ use crate::ids::{
 pub trait Channel: Send + Sync + 'static {
     /// What is called, as attempts keep it: the provider's name rather than the channel's.
     fn adapter(&self) -> &str;
+
+    /// Whether a message needs an address of the recipient's.
+    ///
+    /// Where one is needed and none is known, nothing is sent: the delivery is suppressed.
+    fn needs_address(&self) -> bool {
+        false
+    }
+
+    /// Whether messages carry content made from templates ([`Message::content`]).
+    fn renders(&self) -> bool {
+        false
+    }
 
     /// Hands one message over.
     ///
@@ -76,6 +96,20 @@ pub struct Message {
     pub locale: Option<String>,
     /// The recipient's time zone (IANA name).
     pub time_zone: Option<String>,
+    /// What the templates of the render key made, for channels that
+    /// [render](Channel::renders).
+    pub content: Option<Content>,
+}
+
+/// What a message says, in the forms that its templates have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The subject line.
+    pub subject: Option<String>,
+    /// The plain text.
+    pub text: Option<String>,
+    /// The HTML.
+    pub html: Option<String>,
 }
 
 impl Message {

@@ -13,7 +13,7 @@ use super::step::{Step, StepKind, StopCondition, Target, WorkflowPlan};
 pub struct ContentHash(String);
 
 impl ContentHash {
-    pub(super) fn of(canonical: &Value) -> Self {
+    pub(crate) fn of(canonical: &Value) -> Self {
         let mut hex = String::with_capacity(64);
         for byte in Sha256::digest(canonical.to_string()) {
             // Writing to a string never fails.

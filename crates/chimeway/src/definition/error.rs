@@ -84,6 +84,10 @@ pub enum Problem {
     UnreachableStep { id: String },
     #[error("{steps} can repeat forever with no wait between")]
     EndlessLoop { steps: String },
+    #[error("the channel `{channel}` needs a template, and there is no `{key}`")]
+    MissingTemplate { channel: String, key: String },
+    #[error("the channel `{channel}` needs a subject, and the template `{key}` has none")]
+    MissingSubject { channel: String, key: String },
 }
 
 impl Problem {
@@ -114,6 +118,8 @@ impl Problem {
             Self::UnknownStep { .. } => "unknown_step",
             Self::UnreachableStep { .. } => "unreachable_step",
             Self::EndlessLoop { .. } => "endless_loop",
+            Self::MissingTemplate { .. } => "missing_template",
+            Self::MissingSubject { .. } => "missing_subject",
         }
     }
 }

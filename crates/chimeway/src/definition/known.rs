@@ -12,6 +12,8 @@ pub const BUILT_IN_CHANNELS: [&str; 4] = ["in_app", "log", "email", "webhook"];
 pub struct Known {
     /// The names a notify step may give.
     pub channels: BTreeSet<ChannelName>,
+    /// Those of them whose messages are made from templates: a step over one needs a template.
+    pub rendering: BTreeSet<ChannelName>,
 }
 
 impl Default for Known {
@@ -22,6 +24,7 @@ impl Default for Known {
                 .iter()
                 .filter_map(|name| name.parse().ok())
                 .collect(),
+            rendering: BTreeSet::new(),
         }
     }
 }
@@ -32,6 +35,22 @@ impl Known {
     pub fn with_channels(mut self, channels: impl IntoIterator<Item = ChannelName>) -> Self {
         self.channels.extend(channels);
         self
+    }
+
+    /// Channels whose messages are made from templates. They are known as well.
+    #[must_use]
+    pub fn with_rendering(mut self, channels: impl IntoIterator<Item = ChannelName>) -> Self {
+        for channel in channels {
+            self.channels.insert(channel.clone());
+            self.rendering.insert(channel);
+        }
+        self
+    }
+
+    /// Whether messages over the channel are made from templates.
+    #[must_use]
+    pub fn renders(&self, channel: &ChannelName) -> bool {
+        self.rendering.contains(channel)
     }
 }
 

@@ -34,6 +34,8 @@ pub mod status_reason {
     pub const BOUNCED: &str = "bounced";
     /// The run had moved on.
     pub const SUPERSEDED: &str = "superseded";
+    /// No address of the recipient's is known for the channel.
+    pub const NO_ADDRESS: &str = "no_address";
     /// Workers died while they held it, too often.
     pub const QUARANTINED: &str = "quarantined";
 }
@@ -256,6 +258,10 @@ mod tests {
                 );
             }
         }
+        assert_eq!(
+            outcome_of(DeliveryStatus::Suppressed, Some(status_reason::NO_ADDRESS)),
+            Some(Outcome::Suppressed)
+        );
         assert_eq!(outcome_of(DeliveryStatus::Pending, None), None);
         assert_eq!(outcome_of(DeliveryStatus::Dispatched, None), None);
         assert_eq!(

@@ -4,20 +4,22 @@ use std::time::Duration;
 
 /// Delay after a first failure.
 pub const FIRST: Duration = Duration::from_secs(15);
-/// Where the delay stops growing; also the longest `Retry-After` that is honored.
+/// Where the delay stops growing.
 pub const LONGEST: Duration = Duration::from_secs(60 * 60);
+/// The longest `Retry-After` that is honored.
+pub const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Delay before the try after `failed` failed ones (1, 2, ...).
 ///
 /// Doubles from 15 s and stops growing at 1 h. `jitter` in `0.0..1.0` takes off up to a fifth, so
 /// that a burst of failures does not come back as a burst. If the receiver sent `Retry-After`
-/// (RFC 9110, section 10.2.3), the longer of the two wins.
+/// (RFC 9110, section 10.2.3), the longer of the two wins, up to a day.
 #[must_use]
 pub fn backoff(failed: u32, jitter: f64, retry_after: Option<Duration>) -> Duration {
     let doublings = failed.saturating_sub(1).min(16);
     let full = FIRST.saturating_mul(1 << doublings).min(LONGEST);
     let delay = full.mul_f64(1.0 - 0.2 * jitter.clamp(0.0, 1.0));
-    delay.max(retry_after.unwrap_or_default().min(LONGEST))
+    delay.max(retry_after.unwrap_or_default().min(LONGEST_WISH))
 }
 
 #[cfg(test)]
@@ -41,6 +43,6 @@ mod tests {
     #[test]
     fn the_receivers_wish_counts_where_it_is_longer() {
         let wish = |seconds| backoff(1, 0.0, Some(Duration::from_secs(seconds))).as_secs();
-        assert_eq!([wish(1), wish(40), wish(1_000_000)], [15, 40, 3600]);
+        assert_eq!([wish(1), wish(40), wish(1_000_000)], [15, 40, 86_400]);
     }
 }

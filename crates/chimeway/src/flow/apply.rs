@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Chimeway, Core, FlowError};
+use super::{Chimeway, Core, FlowError, Templates, templates};
 use crate::{
     definition::{Document, StepKind, Validated, validate},
     ids::{DefinitionId, StepId, Version, WorkflowKey},
@@ -19,6 +19,8 @@ pub struct Applied {
     pub version: Version,
     /// Whether it was stored now.
     pub status: ApplyStatus,
+    /// The render keys whose templates were stored now.
+    pub templates: Vec<String>,
 }
 
 /// Whether a definition was stored.
@@ -43,11 +45,35 @@ impl Chimeway {
     /// [`FlowError::InvalidDefinition`] with every mistake; [`FlowError::VersionConflict`] if a version
     /// is given that is stored with other content.
     pub async fn apply(&self, pool: &PgPool, document: &Document) -> Result<Applied, FlowError> {
+        self.apply_with(pool, document, &Templates::new()).await
+    }
+
+    /// As [`apply`](Chimeway::apply), and stores the templates that the document's steps name, in the
+    /// same transaction. Messages use what was applied last, those of running runs too.
+    ///
+    /// A step over a channel that [renders](crate::channels::Channel::renders) needs a template: one of
+    /// these, or one that is stored already.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Chimeway::apply); a template that is missing is a mistake of the definition.
+    pub async fn apply_with(
+        &self,
+        pool: &PgPool,
+        document: &Document,
+        templates: &Templates,
+    ) -> Result<Applied, FlowError> {
         let checked = validate(document, &self.core.known).map_err(FlowError::InvalidDefinition)?;
         let mut tx = pool.begin().await?;
+        let stored = templates.store(&mut tx, &checked).await?;
+        refuse_missing(&self.core, &mut tx, &checked).await?;
         let (_, applied) = ensure(&mut tx, &checked).await?;
         tx.commit().await?;
-        Ok(applied)
+        self.core.templates.forget().await;
+        Ok(Applied {
+            templates: stored,
+            ..applied
+        })
     }
 }
 
@@ -69,7 +95,23 @@ pub(super) async fn ensure_document(
         {
             Ok(latest.definition)
         }
-        _ => Ok(ensure(conn, &checked).await?.0),
+        _ => {
+            refuse_missing(core, conn, &checked).await?;
+            Ok(ensure(conn, &checked).await?.0)
+        }
+    }
+}
+
+async fn refuse_missing(
+    core: &Core,
+    conn: &mut PgConnection,
+    checked: &Validated,
+) -> Result<(), FlowError> {
+    let missing = templates::missing_in_store(conn, checked, &core.known).await?;
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(FlowError::InvalidDefinition(missing))
     }
 }
 
@@ -98,6 +140,7 @@ async fn ensure(
             key: key.clone(),
             version: wanted,
             status,
+            templates: vec![],
         };
         if let Some(stored) = stored(conn, key, wanted).await? {
             if stored.hash == checked.hash.as_str() {

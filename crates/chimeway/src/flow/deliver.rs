@@ -6,15 +6,25 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures::FutureExt as _;
 use rand::RngExt;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::{Core, Point, definitions::Loaded, record::Attempted};
+use super::{
+    Core, Point,
+    address_book::{self, Addressed, LookUp},
+    definitions,
+    record::{Attempted, Unsent},
+    templates::{self, Unrendered},
+};
 use crate::{
     channels::{Channel, Message, Receipt, SendError},
     definition::{Definition, Outcome, StepKind},
     engine::AttemptResult,
     ids::{ActorId, ChannelName, TenantId},
-    store::deliveries::{ClaimRef, ClaimedRow},
+    store::{
+        StoreResult,
+        deliveries::{ClaimRef, ClaimedRow},
+    },
 };
 
 /// What is kept of a provider's answer, in bytes of JSON.
@@ -29,6 +39,8 @@ const MARGIN: Duration = Duration::from_secs(1);
 pub(crate) struct Claimed {
     pub(super) row: ClaimedRow,
     pub(super) asked: Instant,
+    /// Where no address is stored and one is needed: what the host's address book answers.
+    pub(super) look_up: Option<LookUp>,
 }
 
 impl Claimed {
@@ -48,15 +60,41 @@ pub(super) enum Delivery {
     TooLate,
 }
 
+/// What claims need besides their rows.
+pub(super) struct Needs {
+    definitions: definitions::Loaded,
+    templates: templates::Loaded,
+}
+
+/// The definitions and templates that claims need: nearly always in memory.
+pub(super) async fn needs_of(core: &Core, pool: &PgPool, claims: &[Claimed]) -> StoreResult<Needs> {
+    let ids: Vec<_> = claims
+        .iter()
+        .filter_map(|claimed| claimed.row.definition)
+        .collect();
+    let definitions = match core.definitions.known(&ids) {
+        Some(known) => known,
+        None => {
+            let mut conn = pool.acquire().await?;
+            core.definitions.get(&mut conn, ids).await?
+        }
+    };
+    let templates = core.templates.of(core, pool, claims, &definitions).await?;
+    Ok(Needs {
+        definitions,
+        templates,
+    })
+}
+
 /// Hands a claimed delivery to its channel.
-pub(super) async fn deliver(core: &Core, claimed: &Claimed, definitions: &Loaded) -> Delivery {
+pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> Delivery {
     let row = &claimed.row;
-    let definition = row.definition.and_then(|id| definitions.get(&id));
+    let definition = row.definition.and_then(|id| needs.definitions.get(&id));
     let message = definition.and_then(|definition| message(row, definition));
     if !is_wanted(row, definition.map(AsRef::as_ref)) {
-        return attempted(claimed, "", &core.worker, Ended::superseded());
+        return attempted(claimed, "", &core.worker, Ended::unsent(Unsent::Superseded));
     }
-    let Some(message) = message else {
+    let Some(mut message) = message else {
         let ended = Ended::failed(
             AttemptResult::Permanent,
             "the stored delivery does not decode",
@@ -76,6 +114,20 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, definitions: &Loaded
             Ended::failed(result, "this worker has no such channel"),
         );
     };
+    let addressed = address_book::address(channel.as_ref(), claimed, &mut message).await;
+    if let Some(ended) = unaddressed(&addressed) {
+        return attempted(claimed, channel.adapter(), &core.worker, ended);
+    }
+    let mut template_hash = None;
+    if channel.renders() {
+        match needs.templates.render(&mut message) {
+            Ok(hash) => template_hash = Some(hash),
+            Err(unrendered) => {
+                let ended = Ended::unrendered(unrendered);
+                return attempted(claimed, channel.adapter(), &core.worker, ended);
+            }
+        }
+    }
     if claimed.asked.elapsed() + core.timing.send + MARGIN > core.timing.lease {
         return Delivery::TooLate;
     }
@@ -92,6 +144,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, definitions: &Loaded
         Ended {
             took,
             waited,
+            template_hash,
             ..ended
         },
     )
@@ -107,6 +160,22 @@ fn is_wanted(row: &ClaimedRow, definition: Option<&Definition>) -> bool {
         || definition
             .and_then(|definition| Some(definition.step(definition.index_of(row.step)?)))
             .is_some_and(|step| step.on_outcome.contains_key(&Outcome::TemporaryFailure))
+}
+
+/// How a try ends that has no address to go to.
+fn unaddressed(addressed: &Addressed) -> Option<Ended> {
+    match addressed {
+        Addressed::Yes => None,
+        Addressed::Nowhere => Some(Ended::unsent(Unsent::NoAddress)),
+        Addressed::Unknown => {
+            let temporary = AttemptResult::Temporary { retry_after: None };
+            Some(Ended::failed(temporary, "the address book did not answer"))
+        }
+        Addressed::Unfit(problem) => {
+            let error = format!("the recipient's address {problem}");
+            Some(Ended::failed(AttemptResult::Permanent, &error))
+        }
+    }
 }
 
 fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
@@ -132,6 +201,7 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
         address: row.address.clone(),
         locale: row.locale.clone(),
         time_zone: row.time_zone.clone(),
+        content: None,
     })
 }
 
@@ -139,9 +209,10 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
 struct Ended {
     result: AttemptResult,
     receipt: Receipt,
+    template_hash: Option<String>,
     took: Duration,
     waited: Duration,
-    superseded: bool,
+    unsent: Option<Unsent>,
 }
 
 impl Ended {
@@ -150,9 +221,22 @@ impl Ended {
         Self {
             result,
             receipt,
+            template_hash: None,
             took,
             waited,
-            superseded: false,
+            unsent: None,
+        }
+    }
+
+    /// No content, no message: nothing that the host gave will change that.
+    fn unrendered(unrendered: Unrendered) -> Self {
+        let receipt = Receipt {
+            provider_message_id: None,
+            response: Some(unrendered.response),
+        };
+        Self {
+            template_hash: unrendered.hash,
+            ..Self::new(AttemptResult::Permanent, receipt)
         }
     }
 
@@ -168,10 +252,10 @@ impl Ended {
         )
     }
 
-    fn superseded() -> Self {
+    fn unsent(why: Unsent) -> Self {
         let result = AttemptResult::Permanent;
         Self {
-            superseded: true,
+            unsent: Some(why),
             ..Self::new(result, Receipt::default())
         }
     }
@@ -187,6 +271,7 @@ async fn send(channel: &dyn Channel, message: &Message, limit: Duration) -> Ende
         Ok(Ok(Ok(receipt))) => Ended::new(AttemptResult::Succeeded, receipt),
         Ok(Ok(Err(error))) => {
             let what = error.to_string();
+            let answer = error.answer().cloned();
             let result = match error {
                 SendError::Temporary { retry_after, .. } => {
                     AttemptResult::Temporary { retry_after }
@@ -194,7 +279,13 @@ async fn send(channel: &dyn Channel, message: &Message, limit: Duration) -> Ende
                 SendError::Permanent { .. } => AttemptResult::Permanent,
                 SendError::Bounced { .. } => AttemptResult::Bounced,
             };
-            Ended::failed(result, &what)
+            let mut ended = Ended::failed(result, &what);
+            if let (Some(Value::Object(kept)), Some(Value::Object(answer))) =
+                (&mut ended.receipt.response, answer)
+            {
+                kept.extend(answer);
+            }
+            ended
         }
     }
 }
@@ -220,11 +311,12 @@ fn attempted(claimed: &Claimed, adapter: &str, worker: &str, ended: Ended) -> De
             .provider_message_id
             .map(|id| scrubbed(&id).chars().take(MESSAGE_ID_LIMIT).collect()),
         response: ended.receipt.response.map(kept),
+        template_hash: ended.template_hash,
         // The database's clock at the claim, and durations of ours.
         started_at: row.now + waited,
         took: ended.took,
         jitter: rand::rng().random::<f64>(),
-        superseded: ended.superseded,
+        unsent: ended.unsent,
     }))
 }
 

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
-    Chimeway, Core, FlowError, batch,
+    Chimeway, Core, FlowError, address_book, batch,
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
@@ -86,10 +86,10 @@ async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
 async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
     let mut claims = claim(core, pool, CLAIM, &[], false).await?;
     claims.extend(claim(core, pool, 1, &[], true).await?);
-    let definitions = definitions_of(core, pool, &claims).await?;
+    let needs = deliver::needs_of(core, pool, &claims).await?;
     let (mut results, mut back) = (vec![], vec![]);
     for claimed in claims {
-        match deliver::deliver(core, &claimed, &definitions).await {
+        match deliver::deliver(core, &claimed, &needs).await {
             Delivery::Attempted(attempted) => results.push(*attempted),
             Delivery::TooLate => back.push(claimed.reference()),
         }
@@ -121,24 +121,14 @@ pub(super) async fn claim(
         isolated,
     };
     let rows = deliveries::claim(&mut conn, &claim).await?;
-    Ok(rows.into_iter().map(|row| Claimed { row, asked }).collect())
-}
-
-/// The definitions that claims need: nearly always known.
-pub(super) async fn definitions_of(
-    core: &Core,
-    pool: &PgPool,
-    claims: &[Claimed],
-) -> StoreResult<super::definitions::Loaded> {
-    let ids: Vec<_> = claims
-        .iter()
-        .filter_map(|claimed| claimed.row.definition)
-        .collect();
-    if let Some(known) = core.definitions.known(&ids) {
-        return Ok(known);
-    }
-    let mut conn = pool.acquire().await?;
-    core.definitions.get(&mut conn, ids).await
+    let claimed = |row| Claimed {
+        row,
+        asked,
+        look_up: None,
+    };
+    let mut claimed: Vec<Claimed> = rows.into_iter().map(claimed).collect();
+    address_book::consult(core, &mut claimed);
+    Ok(claimed)
 }
 
 /// Gives claims back: due again, nothing counted.

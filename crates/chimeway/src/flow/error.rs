@@ -2,7 +2,7 @@
 
 use crate::{
     definition::DefinitionError,
-    ids::{BadName, Version, WorkflowKey},
+    ids::{BadName, RenderKey, Version, WorkflowKey},
     store::StoreError,
 };
 
@@ -30,6 +30,9 @@ pub enum FlowError {
         /// Which version.
         version: Version,
     },
+    /// What is stored as a template is none: written by hand, or by a newer version of this program.
+    #[error("what is stored as the template `{0}` is none; apply its document again")]
+    BrokenTemplate(RenderKey),
     /// Neither recipients nor `params.actor_id` is given.
     #[error("there is no recipient; give recipients, or an `actor_id` in params")]
     NoRecipient,
@@ -80,6 +83,7 @@ impl FlowError {
             Self::WorkflowPaused(_) => "workflow_paused",
             Self::InvalidDefinition(_) => "invalid_definition",
             Self::VersionConflict { .. } => "workflow_definition_version_conflict",
+            Self::BrokenTemplate(_) => "broken_template",
             Self::NoRecipient => "no_recipient",
             Self::BadJson { .. } => "bad_json",
             Self::BadName(_) => "bad_name",

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use super::{Chimeway, FlowError};
 use crate::{
+    engine::attempt::status_reason,
     ids::{DeliveryId, RunId, TenantId},
     store::{StoreError, runs, transitions, transitions::StoredTransition},
 };
@@ -100,7 +101,7 @@ impl Chimeway {
                 column: "explain",
                 row: run.0,
             })?;
-        explanation.next = explanation.sentence();
+        explanation.next = format!("{}{}", explanation.sentence(), explanation.nowhere());
         Ok(Some(explanation))
     }
 
@@ -222,6 +223,26 @@ impl Explanation {
         out.map_or_else(String::new, |delivery| {
             format!(" One {} message is still being sent.", delivery.channel)
         })
+    }
+
+    /// Messages that nobody could be sent.
+    fn nowhere(&self) -> String {
+        let mut channels: Vec<String> = vec![];
+        for delivery in &self.deliveries {
+            if delivery.status_reason.as_deref() == Some(status_reason::NO_ADDRESS)
+                && !channels.contains(&delivery.channel)
+            {
+                channels.push(delivery.channel.clone());
+            }
+        }
+        match channels.as_slice() {
+            [] => String::new(),
+            channels => format!(
+                " Nothing was sent over {}: no address is known for the recipient; `chimeway \
+                 recipients set` stores one for later messages.",
+                channels.join(" and ")
+            ),
+        }
     }
 
     fn is_due(&self, at: Option<DateTime<Utc>>) -> bool {

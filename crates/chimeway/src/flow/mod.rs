@@ -7,6 +7,7 @@
 //!
 //! Must not: hold SQL, name apalis, make a network call inside a transaction.
 
+mod address_book;
 pub mod apply;
 mod batch;
 mod commit;
@@ -21,10 +22,12 @@ pub mod hooks;
 pub mod inbox;
 mod owed;
 mod progress;
+pub mod recipients;
 mod record;
 mod route;
 mod start;
 mod sweep;
+pub mod templates;
 pub mod track;
 pub mod trigger;
 pub mod workers;
@@ -36,14 +39,17 @@ use std::{
 
 use sqlx::PgPool;
 
+pub use address_book::{AddressBook, Contact};
 pub use apply::{Applied, ApplyStatus};
 pub use dispatch::Settled;
 pub use error::FlowError;
 pub use explain::{DeliveryFacts, Explanation};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
+pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
-pub use trigger::{Recipient, Trigger, Triggered};
+pub use trigger::{Trigger, Triggered};
 
 use crate::{
     channels::{Channel, Registry},
@@ -97,12 +103,14 @@ pub(crate) struct Core {
     pub(crate) channels: Registry,
     pub(crate) known: Known,
     pub(crate) definitions: definitions::Cache,
+    pub(crate) templates: templates::Cache,
     pub(crate) wakes: Wakes,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) worker: String,
     pub(crate) timing: Timing,
     pub(crate) budget: Budget,
     pub(crate) hook: Option<Hook>,
+    pub(crate) address_book: Option<Arc<dyn AddressBook>>,
     /// The queues that this process runs; empty where it runs none.
     pub(crate) runs: OnceLock<Vec<QueueName>>,
 }
@@ -136,10 +144,12 @@ impl Chimeway {
 pub struct ChimewayBuilder {
     channels: Registry,
     known: Vec<ChannelName>,
+    rendering: Vec<ChannelName>,
     dispatcher: Dispatcher,
     worker: Option<String>,
     timing: Timing,
     hook: Option<Hook>,
+    address_book: Option<Arc<dyn AddressBook>>,
 }
 
 impl ChimewayBuilder {
@@ -150,6 +160,10 @@ impl ChimewayBuilder {
     /// [`BadName`] if the name is blank or too long.
     pub fn channel(mut self, name: &str, channel: impl Channel) -> Result<Self, BadName> {
         let name = ChannelName::new(name)?;
+        self.rendering.retain(|other| *other != name);
+        if channel.renders() {
+            self.rendering.push(name.clone());
+        }
         self.channels.register(&name, Arc::new(channel));
         self.known.push(name);
         Ok(self)
@@ -187,6 +201,13 @@ impl ChimewayBuilder {
         self
     }
 
+    /// Where addresses are looked up that are not stored.
+    #[must_use]
+    pub fn address_book(mut self, book: impl AddressBook) -> Self {
+        self.address_book = Some(Arc::new(book));
+        self
+    }
+
     /// Called at named points of the handlers: for tests that need a crash or a pause there.
     #[doc(hidden)]
     #[must_use]
@@ -204,14 +225,18 @@ impl ChimewayBuilder {
         Chimeway {
             core: Arc::new(Core {
                 channels: self.channels,
-                known: Known::default().with_channels(self.known),
+                known: Known::default()
+                    .with_channels(self.known)
+                    .with_rendering(self.rendering),
                 definitions: definitions::Cache::default(),
+                templates: templates::Cache::default(),
                 wakes: Wakes::default(),
                 dispatcher: self.dispatcher,
                 worker,
                 timing: self.timing,
                 budget: Budget::default(),
                 hook: self.hook,
+                address_book: self.address_book,
                 runs: OnceLock::new(),
             }),
         }

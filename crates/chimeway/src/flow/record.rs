@@ -45,12 +45,22 @@ pub(crate) struct Attempted {
     pub(super) worker: String,
     pub(super) provider_message_id: Option<String>,
     pub(super) response: Option<Value>,
+    pub(super) template_hash: Option<String>,
     pub(super) started_at: DateTime<Utc>,
     pub(super) took: Duration,
     /// Spreads the next try, in `0.0..1.0`.
     pub(super) jitter: f64,
-    /// Not sent at all: its run had moved on.
-    pub(super) superseded: bool,
+    /// Not sent at all.
+    pub(super) unsent: Option<Unsent>,
+}
+
+/// Why a message is not sent at all: no try is written down, and none is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsent {
+    /// Its run had moved on, and is told nothing.
+    Superseded,
+    /// No address is known.
+    NoAddress,
 }
 
 impl Attempted {
@@ -59,10 +69,14 @@ impl Attempted {
     }
 
     fn settle(&self, core: &Core) -> Settled {
-        if self.superseded {
+        if let Some(unsent) = self.unsent {
+            let (status, reason) = match unsent {
+                Unsent::Superseded => (DeliveryStatus::Cancelled, status_reason::SUPERSEDED),
+                Unsent::NoAddress => (DeliveryStatus::Suppressed, status_reason::NO_ADDRESS),
+            };
             return Settled {
-                status: DeliveryStatus::Cancelled,
-                reason: Some(status_reason::SUPERSEDED),
+                status,
+                reason: Some(reason),
                 retry_in: None,
                 outcome: Outcome::Suppressed,
             };
@@ -84,7 +98,7 @@ impl Attempted {
             status_reason: settled.reason,
             retry_in: settled.retry_in,
             closing: self.closing(),
-            uncounted: self.superseded,
+            uncounted: self.unsent.is_some(),
         }
     }
 
@@ -99,6 +113,7 @@ impl Attempted {
             worker: self.worker.clone(),
             provider_message_id: self.provider_message_id.clone(),
             response: self.response.clone(),
+            template_hash: self.template_hash.clone(),
             started_at: self.started_at,
             took: self.took,
         }
@@ -209,7 +224,9 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
 
     let tries: Vec<NewAttempt> = items
         .iter()
-        .filter(|item| !item.superseded && (!item.closing() || decided.contains(&item.claim.id)))
+        .filter(|item| {
+            item.unsent.is_none() && (!item.closing() || decided.contains(&item.claim.id))
+        })
         .map(|item| item.attempt())
         .collect();
     attempts::insert(conn, &tries).await?;
@@ -217,7 +234,7 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
     let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
     let mut untold = vec![];
     for (item, settled) in items.iter().zip(&settled) {
-        if !decided.contains(&item.claim.id) || item.superseded {
+        if !decided.contains(&item.claim.id) || item.unsent == Some(Unsent::Superseded) {
             continue;
         }
         if let Some(delay) = settled.retry_in {

@@ -48,10 +48,11 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usi
                 worker: row.owner,
                 provider_message_id: None,
                 response: None,
+                template_hash: None,
                 started_at,
                 took: (row.now - started_at).to_std().unwrap_or(Duration::ZERO),
                 jitter: rand::rng().random::<f64>(),
-                superseded: false,
+                unsent: None,
             }
         })
         .collect();

@@ -1,16 +1,14 @@
 //! Starting runs inside the caller's transaction.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Chimeway, Dispatcher, FlowError, apply, definitions, start};
+use super::{Chimeway, Dispatcher, FlowError, Recipient, apply, definitions, recipients, start};
 use crate::{
     definition::{Document, Workflow},
     ids::{ActorId, DefinitionId, EventId, TenantId, WorkflowKey},
     queue::QueueName,
-    store::{events, settings, workflows},
+    store::{self, events, settings, workflows},
 };
 
 /// Above this many recipients a worker makes the runs, in chunks, so that the caller's transaction
@@ -34,55 +32,6 @@ pub struct Trigger {
     /// Your own id for following a thing through systems.
     pub correlation_id: Option<String>,
     document: Option<Document>,
-}
-
-/// Who is notified, and how they are reached where that is known.
-#[derive(Debug, Clone)]
-pub struct Recipient {
-    /// Who, in your own words.
-    pub identity: ActorId,
-    /// What the recipient is: user, team.
-    pub kind: Option<String>,
-    /// Channel to address. Stored with the recipient, for later messages too.
-    pub addresses: BTreeMap<String, String>,
-    /// Language and region (BCP 47).
-    pub locale: Option<String>,
-    /// IANA name.
-    pub time_zone: Option<String>,
-}
-
-impl Recipient {
-    /// Someone of whom nothing else is known.
-    #[must_use]
-    pub fn new(identity: ActorId) -> Self {
-        Self {
-            identity,
-            kind: None,
-            addresses: BTreeMap::new(),
-            locale: None,
-            time_zone: None,
-        }
-    }
-
-    /// Adds an address.
-    #[must_use]
-    pub fn address(mut self, channel: impl Into<String>, address: impl Into<String>) -> Self {
-        self.addresses.insert(channel.into(), address.into());
-        self
-    }
-
-    /// Refuses text that PostgreSQL cannot keep.
-    fn check(&self) -> Result<(), FlowError> {
-        let addresses = self.addresses.iter().flat_map(<[&String; 2]>::from);
-        check_text("an address of a recipient", addresses)?;
-        check_text("the type of a recipient", self.kind.iter())?;
-        check_text("the locale of a recipient", self.locale.iter())?;
-        check_text("the time zone of a recipient", self.time_zone.iter())
-    }
-
-    fn is_reached(&self) -> bool {
-        !self.addresses.is_empty() || self.locale.is_some() || self.time_zone.is_some()
-    }
 }
 
 /// What a trigger did.
@@ -203,9 +152,7 @@ impl Chimeway {
             check_key(key)?;
         }
         check_text("the correlation id", trigger.correlation_id.iter())?;
-        for recipient in &recipients {
-            recipient.check()?;
-        }
+        let reached = recipients::check(conn, &trigger.tenant, &recipients).await?;
         let later = recipients.len() > RECIPIENTS_IN_LINE;
         let listed = later.then(|| identities(&recipients));
         let (event, definition, started_at) = loop {
@@ -221,10 +168,8 @@ impl Chimeway {
             // Another session committed the same key while this one waited for it: a new statement
             // sees its event.
         };
-        let reached: Vec<&Recipient> = recipients.iter().filter(|one| one.is_reached()).collect();
-        if !reached.is_empty() {
-            let reached = reached.into_iter().map(reach).collect::<Value>();
-            events::upsert_recipients(conn, trigger.tenant.as_str(), &reached).await?;
+        if let Some(reached) = reached {
+            store::recipients::upsert(conn, trigger.tenant.as_str(), &reached).await?;
         }
         let mut queues = vec![QueueName::Workflows.as_str()];
         if !later {
@@ -316,16 +261,6 @@ fn new_event(
     }
 }
 
-fn reach(recipient: &Recipient) -> Value {
-    json!({
-        "identity": recipient.identity,
-        "type": recipient.kind,
-        "addresses": recipient.addresses,
-        "locale": recipient.locale,
-        "time_zone": recipient.time_zone,
-    })
-}
-
 fn identities(recipients: &[Recipient]) -> Value {
     recipients
         .iter()
@@ -361,7 +296,7 @@ pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowEr
 
 const NUL: &str = "holds a NUL character, which PostgreSQL cannot keep; take it out";
 
-fn check_text<'a>(
+pub(super) fn check_text<'a>(
     what: &'static str,
     mut texts: impl Iterator<Item = &'a String>,
 ) -> Result<(), FlowError> {

@@ -31,6 +31,8 @@ pub struct NewAttempt {
     pub provider_message_id: Option<String>,
     /// What the adapter kept of the answer.
     pub response: Option<Value>,
+    /// Which template made the message.
+    pub template_hash: Option<String>,
     /// When the channel was called.
     pub started_at: DateTime<Utc>,
     /// How long it took.
@@ -51,22 +53,22 @@ pub async fn insert(conn: &mut PgConnection, attempts: &[NewAttempt]) -> StoreRe
         r#"-- attempts::insert
 insert into chimeway.delivery_attempts as a (
     delivery_id, claim_no, attempt_number, outcome, error_class, adapter, worker,
-    provider_message_id, response, started_at, finished_at
+    provider_message_id, response, started_at, finished_at, template_hash
 )
 select u.id, u.claim_no, u.number, u.outcome, u.error_class, u.adapter, u.worker,
-    u.provider_message_id, u.response, u.started_at, u.started_at + u.took
+    u.provider_message_id, u.response, u.started_at, u.started_at + u.took, u.template_hash
 from unnest(
         $1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::jsonb[], $10::timestamptz[], $11::interval[]
+        $9::jsonb[], $10::timestamptz[], $11::interval[], $12::text[]
     ) as u (
         id, claim_no, number, outcome, error_class, adapter, worker, provider_message_id,
-        response, started_at, took
+        response, started_at, took, template_hash
     )
     join chimeway.deliveries d on d.id = u.id
 on conflict (delivery_id, attempt_number) do update
 set outcome = excluded.outcome, error_class = excluded.error_class,
     provider_message_id = excluded.provider_message_id, response = excluded.response,
-    finished_at = excluded.finished_at
+    finished_at = excluded.finished_at, template_hash = excluded.template_hash
 where a.outcome = 'unknown' and a.claim_no = excluded.claim_no and excluded.outcome <> 'unknown'"#,
         &attempts.iter().map(|one| one.claim.id.0).collect::<Vec<_>>(),
         &attempts.iter().map(|one| one.claim.claim_no.0).collect::<Vec<_>>(),
@@ -79,6 +81,7 @@ where a.outcome = 'unknown' and a.claim_no = excluded.claim_no and excluded.outc
         &attempts.iter().map(|one| one.response.clone()).collect::<Vec<_>>() as _,
         &attempts.iter().map(|one| one.started_at).collect::<Vec<_>>(),
         &attempts.iter().map(|one| interval(one.took)).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.template_hash.clone()).collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?;

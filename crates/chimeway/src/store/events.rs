@@ -1,4 +1,4 @@
-//! Triggers, their notifications, and how the recipients they name are reached.
+//! Triggers and their notifications.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -303,27 +303,4 @@ returning id as "id: NotificationId""#,
     )
     .fetch_all(conn)
     .await?)
-}
-
-/// Stores how these recipients are reached, where that is given: `[{identity, type?, addresses?,
-/// locale?, time_zone?}]`. Only a host's own transaction does this; a worker would have to wait for a
-/// row that a host holds.
-///
-/// # Errors
-///
-/// [`StoreError::Database`](super::StoreError::Database).
-pub async fn upsert_recipients(
-    conn: &mut PgConnection,
-    tenant: &str,
-    recipients: &Value,
-) -> StoreResult<()> {
-    sqlx::query!(
-        r#"-- events::upsert_recipients
-select chimeway.upsert_recipients($1, $2)"#,
-        tenant,
-        recipients,
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
 }

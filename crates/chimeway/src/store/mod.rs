@@ -21,11 +21,13 @@ pub mod error;
 pub mod events;
 pub mod inbox;
 pub mod owed;
+pub mod recipients;
 mod refusal;
 pub mod runs;
 pub mod schema;
 pub mod settings;
 pub mod signals;
+pub mod templates;
 pub mod transitions;
 pub mod workflows;
 

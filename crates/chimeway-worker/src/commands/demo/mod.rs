@@ -6,20 +6,23 @@ mod screen;
 mod story;
 mod timeline;
 
-use chimeway::{definition::Document, flow::Chimeway};
-use chimeway_cluster::{Cluster, ClusterError, Durability, Mode};
+use chimeway::{
+    definition::Document,
+    flow::{Chimeway, TemplateSource, Templates},
+};
+use chimeway_cluster::{Cluster, Durability, Mode};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use self::{process::WorkerProcess, screen::Screen, story::Story};
-use super::{Context, migrate};
-use crate::{database::Database, error::CliError, shutdown};
+use super::{Context, blocking, migrate};
+use crate::{database::Database, error::CliError, shutdown, sink::Sink};
 
 /// Watch a journey from trigger to end, in about ten seconds
 ///
-/// Starts a private PostgreSQL and a worker process, and removes both when done. DATABASE_URL does
-/// not count here; with --database-url the demo runs there instead, and leaves its rows behind
-/// (tenant `demo`, table public.demo_mentions).
+/// Starts a private PostgreSQL, a mail server that shows what it gets and a worker process, and
+/// removes them when done. DATABASE_URL does not count here; with --database-url the demo runs there
+/// instead, and leaves its rows behind (tenant `demo`, table public.demo_mentions).
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,16 +32,30 @@ pub(crate) struct Args {}
 
 /// The example that ships with the program.
 const JOURNEY: &str = include_str!("../../../../../journeys/mention_escalation.yaml");
+/// What its mail says: subject, text, HTML.
+const MAIL: [&str; 3] = [
+    include_str!("../../../../../journeys/templates/mention_email.subject.txt"),
+    include_str!("../../../../../journeys/templates/mention_email.txt"),
+    include_str!("../../../../../journeys/templates/mention_email.html"),
+];
 /// Instead of its two hours.
 const SHORT_WAIT: &str = "PT4S";
 
 const PRIVATE_DATABASE: &str = "chimeway_demo";
 
+/// What things are called in the database.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    workflow: &'static str,
+    mail: &'static str,
+}
+
 /// A database to play in.
 struct Playground {
     url: String,
-    /// What the journey is called there: in a database that others use, not what theirs may be called.
-    workflow: &'static str,
+    /// What the journey and its mail are called there: in a database that others use, not what theirs
+    /// may be called.
+    names: Names,
     cluster: Option<Cluster>,
 }
 
@@ -59,7 +76,10 @@ impl Playground {
             screen.done("uses the database of --database-url; its rows stay there")?;
             return Ok(Self {
                 url: url.to_owned(),
-                workflow: "demo_mention_escalation",
+                names: Names {
+                    workflow: "demo_mention_escalation",
+                    mail: "demo_mention_email",
+                },
                 cluster: None,
             });
         }
@@ -76,7 +96,10 @@ impl Playground {
         ))?;
         Ok(Self {
             url: cluster.url(PRIVATE_DATABASE),
-            workflow: "mention_escalation",
+            names: Names {
+                workflow: "mention_escalation",
+                mail: "mention_email",
+            },
             cluster: Some(cluster),
         })
     }
@@ -91,19 +114,24 @@ impl Playground {
 
         let chimeway = Chimeway::builder().build();
         let pool = database.pool(2);
-        let applied = chimeway.apply(&pool, &journey(self.workflow)?).await?;
+        let (document, templates) = (journey(self.names)?, templates(self.names)?);
+        let applied = chimeway.apply_with(&pool, &document, &templates).await?;
         pool.close().await;
         screen.done(&format!(
-            "applied the workflow {} v{}",
+            "applied the workflow {} v{} and the templates of its email",
             applied.key, applied.version
         ))?;
         screen.journey()?;
 
-        let mut worker = WorkerProcess::start(&self.url)?;
+        let sink = Sink::start().await;
+        let sink = sink.map_err(CliError::io("start the mail server"))?;
+        screen.done(&format!(
+            "started a mail server on 127.0.0.1:{}, which shows what it gets",
+            sink.port()
+        ))?;
+        let mut worker = WorkerProcess::start(&self.url, sink.port())?;
         screen.done(&format!("started a worker, process {}", worker.id()))?;
-        screen
-            .note("email has no provider here: the log adapter takes it, and writes a log line")?;
-        let mut story = Story::new(chimeway, conn, self.workflow);
+        let mut story = Story::new(chimeway, conn, sink, self.names.workflow);
         let told = tokio::select! {
             told = story.tell(screen) => told,
             ended = worker.ended() => Err(ended),
@@ -132,24 +160,31 @@ impl Playground {
     }
 }
 
-/// Starting and stopping a server blocks.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ClusterError> + Send + 'static,
-) -> Result<T, CliError> {
-    let refused = |error: &dyn std::error::Error| CliError::Refused(error.to_string());
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|error| refused(&error)),
-        Err(error) => Err(refused(&error)),
+/// What the mail says, under its name there.
+fn templates(names: Names) -> Result<Templates, CliError> {
+    let [subject, text, html] = MAIL.map(|part| Some(part.to_owned()));
+    let mut templates = Templates::new();
+    let source = TemplateSource {
+        subject,
+        text,
+        html,
+    };
+    match templates.add(names.mail, source) {
+        Ok(()) => Ok(templates),
+        Err(mistakes) => {
+            let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            Err(CliError::Refused(mistakes.join("; ")))
+        }
     }
 }
 
-/// The example with a short wait, under this key and without a version of its own.
-fn journey(key: &str) -> Result<Document, CliError> {
+/// The example with a short wait, under these names and without a version of its own.
+fn journey(names: Names) -> Result<Document, CliError> {
     let document = Document::from_yaml("mention_escalation.yaml", JOURNEY)
         .map_err(|mistake| CliError::Refused(mistake.to_string()))?;
     let mut value = document.value().clone();
     if let Some(document) = value.as_object_mut() {
-        document.insert("key".into(), key.into());
+        document.insert("key".into(), names.workflow.into());
         document.shift_remove("version");
     }
     let steps = value
@@ -160,6 +195,12 @@ fn journey(key: &str) -> Result<Document, CliError> {
     for action in steps.filter_map(|step| step.get_mut("action")?.as_object_mut()) {
         if action.contains_key("duration") {
             action.insert("duration".into(), SHORT_WAIT.into());
+        }
+        if action
+            .get("channel")
+            .is_some_and(|channel| channel == "email")
+        {
+            action.insert("render_key".into(), names.mail.into());
         }
     }
     Ok(Document::from_value(value))
@@ -175,8 +216,18 @@ mod tests {
     fn the_journey_is_the_example_with_a_short_wait() {
         let example = Document::from_yaml("a.yaml", JOURNEY).unwrap();
         let example = validate(&example, &Known::default()).unwrap().plan;
-        let played = validate(&journey("other").unwrap(), &Known::default()).unwrap();
+        let names = Names {
+            workflow: "other",
+            mail: "other_mail",
+        };
+        let played = validate(&journey(names).unwrap(), &Known::default()).unwrap();
         assert_eq!((played.plan.key.as_str(), played.version), ("other", None));
+        assert!(templates(names).unwrap().get("other_mail").is_some());
+        let mails = played.plan.steps.iter().filter(|step| match &step.kind {
+            StepKind::Notify(notify) => notify.render_key.as_str() == "other_mail",
+            StepKind::Wait(_) => false,
+        });
+        assert_eq!(mails.count(), 1);
         assert_eq!(example.steps.len(), played.plan.steps.len());
         let waits = |steps: &[chimeway::definition::Step]| -> Vec<String> {
             let kinds = steps.iter().filter_map(|step| match &step.kind {

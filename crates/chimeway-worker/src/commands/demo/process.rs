@@ -11,6 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tempfile::NamedTempFile;
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::{config, error::CliError};
@@ -24,17 +25,21 @@ pub(super) struct WorkerProcess {
     child: Child,
     id: u32,
     log: File,
+    /// Its settings, which it reads as it starts.
+    _settings: NamedTempFile,
     /// While this is open the worker runs: it drains when the demo is gone, however it went.
     _alive: Option<ChildStdin>,
 }
 
 impl WorkerProcess {
-    pub(super) fn start(database_url: &str) -> Result<Self, CliError> {
+    pub(super) fn start(database_url: &str, mail_port: u16) -> Result<Self, CliError> {
         let doing = || CliError::io("start the worker");
         let log = tempfile::tempfile().map_err(doing())?;
+        let settings = settings(mail_port).map_err(doing())?;
         let program = std::env::current_exe().map_err(doing())?;
         let mut command = Command::new(program);
-        command.args(["worker", "--channel", "email=log", "--until-stdin-ends"]);
+        command.args(["worker", "--until-stdin-ends", "--config"]);
+        command.arg(settings.path());
         // A demo is the same everywhere. The URL may hold a password: not on the command line.
         for name in config::variables_set() {
             command.env_remove(name);
@@ -54,6 +59,7 @@ impl WorkerProcess {
             child,
             id,
             log,
+            _settings: settings,
             _alive: alive,
         })
     }
@@ -107,6 +113,22 @@ impl WorkerProcess {
         // Nobody is left to tell when standard error is closed.
         let _ = writeln!(io::stderr(), "\nthe end of the worker's log:\n  {tail}\n");
     }
+}
+
+/// As in production, but for the server that mail goes to.
+fn settings(mail_port: u16) -> io::Result<NamedTempFile> {
+    let mut file = NamedTempFile::new()?;
+    write!(
+        file,
+        r#"[channels.email]
+adapter = "smtp"
+host = "127.0.0.1"
+port = {mail_port}
+security = "none"
+from = "Chimeway <demo@example.com>"
+"#
+    )?;
+    Ok(file)
 }
 
 fn expect_success(status: ExitStatus) -> Result<(), CliError> {

@@ -6,7 +6,7 @@ use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 
 use super::host::ADA;
-use crate::error::CliError;
+use crate::{error::CliError, sink::Mail};
 
 /// Standard output, line by line.
 pub(super) struct Screen {
@@ -102,6 +102,18 @@ impl Screen {
         self.line(format_args!(
             "  {quiet}{seconds:>6.2} s{quiet:#}  {who}{person:<7}{who:#}{style}{text}{style:#}"
         ))
+    }
+
+    /// What arrived at the mail server, within the timeline.
+    pub(super) fn mail(&mut self, mail: &Mail) -> Result<(), CliError> {
+        let (to, subject) = (mail.to.join(", "), &mail.subject);
+        let head = format!("From: {}\nTo: {to}\nSubject: {subject}\n\n", mail.from);
+        let (quiet, style) = (Tone::Quiet.style(), Tone::Good.style());
+        for line in head.lines().chain(mail.text.trim_end().lines()) {
+            let bar = format_args!("{:19}{quiet}|{quiet:#}", "");
+            self.line(format_args!("{bar} {style}{line}{style:#}"))?;
+        }
+        Ok(())
     }
 
     /// Whose the next block is.

@@ -26,26 +26,41 @@ use super::{
     screen::{Screen, Tone},
     timeline,
 };
-use crate::{commands::explain, error::CliError};
+use crate::{
+    commands::explain,
+    error::CliError,
+    sink::{Mail, Sink},
+};
 
 /// How often the timeline looks for what is new.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long Ada lets her phone lie: the wait is 4 seconds.
 const ADA_LOOKS_AFTER: Duration = Duration::from_millis(1500);
+/// A mail that takes longer than this is lost.
+const MAIL_PATIENCE: Duration = Duration::from_secs(2);
 /// A journey that takes longer than this has gone wrong.
 const PATIENCE: Duration = Duration::from_secs(14);
 
 pub(super) struct Story {
     chimeway: Chimeway,
     conn: PgConnection,
+    sink: Sink,
+    mails: Vec<Mail>,
     workflow: &'static str,
 }
 
 impl Story {
-    pub(super) fn new(chimeway: Chimeway, conn: PgConnection, workflow: &'static str) -> Self {
+    pub(super) fn new(
+        chimeway: Chimeway,
+        conn: PgConnection,
+        sink: Sink,
+        workflow: &'static str,
+    ) -> Self {
         Self {
             chimeway,
             conn,
+            sink,
+            mails: Vec::new(),
             workflow,
         }
     }
@@ -74,7 +89,8 @@ impl Story {
         expect_stopped(&ada)?;
         screen.done("ada read the mention: her run stopped, and no email exists")?;
         expect_completed(&grace)?;
-        screen.done("grace did not: her run is complete, and its email was sent once")?;
+        self.expect_one_mail_to(GRACE)?;
+        screen.done("grace did not: her run is complete, and one email arrived, for her")?;
         if host::left_something(&mut self.conn, mary).await? {
             return Err(unexpected(
                 "mary's transaction was rolled back, but something is left of it",
@@ -114,6 +130,11 @@ impl Story {
                 let since = (moment.at - begun).to_std().unwrap_or_default();
                 if let Some((text, tone)) = timeline::words(&moment) {
                     screen.moment(since, &moment.person, &text, tone)?;
+                }
+                if is_mail(&moment) {
+                    let mail = self.next_mail().await?;
+                    screen.mail(&mail)?;
+                    self.mails.push(mail);
                 }
                 match reason(&moment) {
                     Some(Reason::WaitingForStepProgression) if moment.person == ADA.name => {
@@ -157,6 +178,23 @@ impl Story {
         Ok(())
     }
 
+    /// The mail that was taken: the server had it before the try was recorded.
+    async fn next_mail(&mut self) -> Result<Mail, CliError> {
+        match tokio::time::timeout(MAIL_PATIENCE, self.sink.next()).await {
+            Ok(Some(mail)) => Ok(mail),
+            Ok(None) | Err(_) => Err(unexpected("an email was sent, but it did not arrive")),
+        }
+    }
+
+    fn expect_one_mail_to(&self, person: Person) -> Result<(), CliError> {
+        match self.mails.as_slice() {
+            [mail] if mail.to == [person.email] && self.sink.unseen() == 0 => Ok(()),
+            _ => Err(unexpected(
+                "the mail server did not get one email, for grace",
+            )),
+        }
+    }
+
     async fn explain(
         &mut self,
         person: Person,
@@ -185,6 +223,10 @@ impl Story {
             ))),
         }
     }
+}
+
+fn is_mail(moment: &Moment) -> bool {
+    moment.is_try && moment.word == "succeeded" && moment.channel.as_deref() == Some("email")
 }
 
 fn reason(moment: &Moment) -> Option<Reason> {

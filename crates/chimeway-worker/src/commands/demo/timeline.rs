@@ -99,7 +99,7 @@ mod tests {
             at: DateTime::UNIX_EPOCH,
             word: word.into(),
             channel: channel.map(Into::into),
-            adapter: Some("log".into()),
+            adapter: Some("smtp".into()),
             facts: json!({
                 "suspended_until": "2026-03-02T12:00:04.000000Z",
                 "pending_signals": ["notification_read"],
@@ -128,7 +128,7 @@ mod tests {
                 true,
                 "succeeded",
                 Some("email"),
-                Some("email message taken by the log adapter, try 1"),
+                Some("email message taken by the smtp adapter, try 1"),
             ),
             (
                 true,

@@ -4,11 +4,12 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use chimeway::{
     definition::{self, DefinitionError, Document, Known, Validated},
-    flow::{ApplyStatus, FlowError},
+    flow::{ApplyStatus, FlowError, TemplateMistake, Templates},
     store::workflows,
 };
 use serde_json::{Value, json};
@@ -27,6 +28,8 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 struct Checked {
     path: String,
     content: Result<(Document, Validated), Vec<Mistake>>,
+    /// What lies beside it in `templates/`.
+    templates: Rc<Templates>,
 }
 
 /// One mistake of a file, ready to print either way.
@@ -70,7 +73,7 @@ pub(super) async fn apply(paths: &[PathBuf], context: &Context) -> Result<(), Cl
             continue;
         };
         let done = chimeway
-            .apply(&pool, document)
+            .apply_with(&pool, document, &file.templates)
             .await
             .map_err(|error| file.refused(&error))?;
         if !context.json {
@@ -79,12 +82,16 @@ pub(super) async fn apply(paths: &[PathBuf], context: &Context) -> Result<(), Cl
                 ApplyStatus::Unchanged => "unchanged",
             };
             output::print(format!("{} v{} {status}", done.key, done.version))?;
+            for key in &done.templates {
+                output::print(format!("template {key} applied"))?;
+            }
         }
         applied.push(json!({
             "path": file.path,
             "workflow": done.key,
             "version": done.version,
             "status": done.status,
+            "templates": done.templates,
         }));
     }
     match context.json {
@@ -117,13 +124,43 @@ async fn refuse_conflict(conn: &mut PgConnection, file: &Checked) -> Result<(), 
 
 fn check(paths: &[PathBuf], known: &Known) -> Result<Vec<Checked>, CliError> {
     let mut files = vec![];
+    let mut folders: BTreeMap<PathBuf, Rc<Templates>> = BTreeMap::new();
+    let mut broken = vec![];
     for path in find(paths)? {
         let text =
             fs::read_to_string(&path).map_err(CliError::io(format!("read {}", path.display())))?;
-        files.push(Checked::new(path.display().to_string(), &text, known));
+        let folder = path.parent().unwrap_or(Path::new("")).join("templates");
+        let templates = folders.entry(folder.clone()).or_insert_with(|| {
+            let (templates, mistakes) = templates_in(&folder);
+            broken.extend(mistakes);
+            Rc::new(templates)
+        });
+        let templates = Rc::clone(templates);
+        let path = path.display().to_string();
+        files.push(Checked::new(path, &text, known, templates));
     }
     refuse_twins(&mut files);
+    files.extend(broken);
     Ok(files)
+}
+
+/// The templates of a folder, and the files in it that have a mistake.
+fn templates_in(folder: &Path) -> (Templates, Vec<Checked>) {
+    if !folder.is_dir() {
+        return (Templates::new(), vec![]);
+    }
+    let (templates, mistakes) = Templates::read(folder);
+    let mut files: BTreeMap<String, Vec<Mistake>> = BTreeMap::new();
+    for mistake in &mistakes {
+        let path = folder.join(&mistake.file).display().to_string();
+        files.entry(path).or_default().push(mistake.into());
+    }
+    let broken = files.into_iter().map(|(path, mistakes)| Checked {
+        path,
+        content: Err(mistakes),
+        templates: Rc::default(),
+    });
+    (templates, broken.collect())
 }
 
 /// The files behind the paths: each once, those of a folder in order of their names.
@@ -223,14 +260,25 @@ fn refuse_mistakes(files: &[Checked]) -> Result<(), CliError> {
 }
 
 impl Checked {
-    fn new(path: String, text: &str, known: &Known) -> Self {
+    fn new(path: String, text: &str, known: &Known, templates: Rc<Templates>) -> Self {
         let content = Document::parse(path.as_str(), text)
             .map_err(|mistake| vec![mistake])
             .and_then(|document| {
                 definition::validate(&document, known).map(|checked| (document, checked))
             })
+            .and_then(|(document, checked)| {
+                let missing = templates.missing_for(&checked, known);
+                match missing.is_empty() {
+                    true => Ok((document, checked)),
+                    false => Err(missing),
+                }
+            })
             .map_err(|mistakes| mistakes.iter().map(Mistake::from).collect());
-        Self { path, content }
+        Self {
+            path,
+            content,
+            templates,
+        }
     }
 
     fn mistakes(&self) -> &[Mistake] {
@@ -270,6 +318,24 @@ impl From<&DefinitionError> for Mistake {
     }
 }
 
+impl From<&TemplateMistake> for Mistake {
+    fn from(mistake: &TemplateMistake) -> Self {
+        let line = mistake
+            .line
+            .map_or_else(String::new, |line| format!("line {line}: "));
+        let message = format!("{line}{}", mistake.problem);
+        Self {
+            line: format!(" {message}"),
+            json: json!({
+                "pointer": "",
+                "code": "template",
+                "message": message,
+                "hint": null,
+            }),
+        }
+    }
+}
+
 impl Mistake {
     fn twin(key: &str, first: &str) -> Self {
         let message = format!("the workflow `{key}` is in {first} already");
@@ -295,7 +361,9 @@ mod tests {
     fn lines(files: &[(&str, &str)]) -> String {
         let mut files: Vec<Checked> = files
             .iter()
-            .map(|(path, text)| Checked::new((*path).to_owned(), text, &Known::default()))
+            .map(|(path, text)| {
+                Checked::new((*path).to_owned(), text, &Known::default(), Rc::default())
+            })
             .collect();
         refuse_twins(&mut files);
         files.iter().flat_map(Checked::lines).collect()

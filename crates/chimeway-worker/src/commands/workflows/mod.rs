@@ -9,7 +9,7 @@ use chimeway::{ids::WorkflowKey, store::workflows};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::Context;
+use super::{Context, suggest};
 use crate::{
     error::CliError,
     output::{self, Table},
@@ -82,6 +82,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
 }
 
+/// Checks and stores documents, as `workflows apply` does.
+pub(super) async fn apply(paths: &[PathBuf], context: &Context) -> Result<(), CliError> {
+    documents::apply(paths, context).await
+}
+
 async fn list(context: &Context) -> Result<(), CliError> {
     let mut conn = context.open().await?;
     let found = workflows::list(&mut conn).await?;
@@ -111,7 +116,7 @@ fn state(active: bool) -> &'static str {
 async fn set_active(key: &WorkflowKey, active: bool, context: &Context) -> Result<(), CliError> {
     let mut conn = context.open().await?;
     if !workflows::set_active(&mut conn, key.as_str(), active).await? {
-        return Err(CliError::no_workflow(key));
+        return Err(suggest::no_workflow(&mut conn, key, CliError::no_workflow(key)).await);
     }
     match context.json {
         true => output::print_json(&json!({ "key": key, "active": active })),

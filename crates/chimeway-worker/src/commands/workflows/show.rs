@@ -7,7 +7,7 @@ use chimeway::{
 use serde_json::{Value, json};
 
 use crate::{
-    commands::Context,
+    commands::{Context, suggest},
     error::CliError,
     output::{self, Table},
 };
@@ -19,7 +19,9 @@ pub(super) async fn run(
 ) -> Result<(), CliError> {
     let mut conn = context.open().await?;
     let latest = workflows::latest(&mut conn, &[key.as_str()]).await?.pop();
-    let latest = latest.ok_or_else(|| CliError::no_workflow(key))?;
+    let Some(latest) = latest else {
+        return Err(suggest::no_workflow(&mut conn, key, CliError::no_workflow(key)).await);
+    };
     let row = match workflows::find(&mut conn, key.as_str(), version).await? {
         Some(id) => workflows::load(&mut conn, &[id]).await?.pop(),
         None => None,

@@ -16,8 +16,7 @@ use crate::{
         Core, Point,
         commit::Stage,
         deliver::{self, Claimed, Delivery},
-        dispatch::{self, definitions_of},
-        sweep,
+        dispatch, sweep,
     },
     queue::{Fetched, QueueName, Source},
     store::{StoreResult, deliveries::ClaimRef, due},
@@ -216,11 +215,11 @@ impl Source for Deliveries {
             channel: claimed.row.channel.clone(),
             isolated: is_isolated(&claimed),
         };
-        let delivered =
-            match definitions_of(&self.core, &self.pool, std::slice::from_ref(&claimed)).await {
-                Ok(definitions) => deliver::deliver(&self.core, &claimed, &definitions).await,
-                Err(_) => Delivery::TooLate,
-            };
+        let claims = std::slice::from_ref(&claimed);
+        let delivered = match deliver::needs_of(&self.core, &self.pool, claims).await {
+            Ok(needs) => deliver::deliver(&self.core, &claimed, &needs).await,
+            Err(_) => Delivery::TooLate,
+        };
         match delivered {
             Delivery::Attempted(attempted) => self.stage.record(*attempted).await,
             Delivery::TooLate => {

@@ -1,0 +1,215 @@
+//! Every setting, once: what `chimeway init` writes and `chimeway config` lists are made of this table.
+
+use super::adapters::EXAMPLES;
+
+/// A key of the settings file.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// Its environment variable.
+    pub(crate) variable: Option<&'static str>,
+    /// Its flag, where every command has it.
+    pub(crate) flag: Option<&'static str>,
+    /// What holds where nothing is said, in words.
+    pub(crate) default: &'static str,
+    about: &'static str,
+    /// As it may stand in the file.
+    example: &'static str,
+}
+
+/// In the order of the file: those of the tables come last, as TOML wants it.
+pub(crate) const KEYS: [Key; 9] = [
+    Key {
+        name: "database_url",
+        variable: Some("DATABASE_URL"),
+        flag: Some("--database-url"),
+        default: "none",
+        about: "\
+The database. A password is better kept in the environment than in a file.",
+        example: r#"database_url = "postgres://localhost/app""#,
+    },
+    Key {
+        name: "log",
+        variable: Some("CHIMEWAY_LOG"),
+        flag: Some("--log"),
+        default: "warn; info for a worker",
+        about: "\
+What is logged on standard error: a level, or levels by module.
+No address, name or payload is ever logged.",
+        example: r#"log = "info,chimeway=debug""#,
+    },
+    Key {
+        name: "log_format",
+        variable: Some("CHIMEWAY_LOG_FORMAT"),
+        flag: Some("--log-format"),
+        default: "text",
+        about: "`text` for people, `json` for one object a line.",
+        example: r#"log_format = "json""#,
+    },
+    Key {
+        name: "lease_seconds",
+        variable: Some("CHIMEWAY_LEASE_SECONDS"),
+        flag: None,
+        default: "30",
+        about: "\
+How long a worker holds what it has claimed. When a worker is lost, others take over after this time;
+a send ends within two thirds of it.",
+        example: "lease_seconds = 30",
+    },
+    Key {
+        name: "grace_seconds",
+        variable: Some("CHIMEWAY_GRACE_SECONDS"),
+        flag: None,
+        default: "25",
+        about: "How long a worker that is told to stop may take to finish what it has begun.",
+        example: "grace_seconds = 25",
+    },
+    Key {
+        name: "pool_size",
+        variable: Some("CHIMEWAY_POOL_SIZE"),
+        flag: None,
+        default: "10",
+        about: "How many connections to the database a worker opens at most.",
+        example: "pool_size = 10",
+    },
+    Key {
+        name: "extra_channels",
+        variable: Some("CHIMEWAY_EXTRA_CHANNELS"),
+        flag: None,
+        default: "none",
+        about: "\
+Channels that only other workers have, such as your own in Rust: documents may name them, this worker
+leaves their messages alone. In the environment: sms,push.",
+        example: r#"extra_channels = ["sms", "push"]"#,
+    },
+    Key {
+        name: "queues",
+        variable: Some("CHIMEWAY_QUEUES"),
+        flag: None,
+        default: "each its own",
+        about: "\
+How many tasks of a queue a worker runs at a time; the other queues keep theirs, 0 does not run it.
+In the environment: chimeway_delivery=40,default=0. A flag of the worker: --queue NAME=N.",
+        example: "\
+[queues]
+chimeway_delivery = 20
+chimeway_signals = 10
+chimeway_workflows = 5
+default = 10",
+    },
+    Key {
+        name: "channels",
+        variable: Some("CHIMEWAY_CHANNELS"),
+        flag: None,
+        default: "in_app and log are built in",
+        about: "\
+What carries the messages of a channel, one table each, under the name that journeys use.
+`env:NAME` is the value of a variable: secrets stay out of this file.
+In the environment: email=log. A flag of the worker: --channel NAME=ADAPTER.",
+        example: "",
+    },
+];
+
+const HEAD: &str = "\
+# The settings of Chimeway: every key there is, with its default.
+#
+# Read with --config chimeway.toml, or CHIMEWAY_CONFIG=chimeway.toml. The environment wins over this
+# file, and flags win over both; `chimeway config` shows each setting and where it comes from.
+# Remove the # before a key to set it.
+";
+
+/// A settings file with every key explained, and none set.
+pub(crate) fn example_file() -> String {
+    let mut text = HEAD.to_owned();
+    for key in &KEYS {
+        text.push('\n');
+        for line in key.about.lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        let mut facts = vec![format!("Default: {}.", key.default)];
+        facts.extend(
+            key.variable
+                .map(|variable| format!("Environment: {variable}.")),
+        );
+        facts.extend(key.flag.map(|flag| format!("Flag: {flag}.")));
+        text.push_str(&format!("# {}\n", facts.join(" ")));
+        for line in key.example.lines() {
+            text.push_str(&format!("#{line}\n"));
+        }
+    }
+    for example in &EXAMPLES {
+        text.push('\n');
+        for line in example.about.lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        for line in example.lines() {
+            text.push_str(&format!("#{line}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use chimeway::{flow::Timing, queue::QueueName};
+
+    use super::{
+        super::{Layer, LogFormat, POOL_SIZE},
+        *,
+    };
+
+    /// The example with every key set.
+    fn all_set() -> String {
+        let set = |line: &str| match line.strip_prefix('#') {
+            Some(key) if !key.is_empty() && !key.starts_with(' ') => key.to_owned(),
+            _ => line.to_owned(),
+        };
+        example_file()
+            .lines()
+            .map(set)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn the_table_has_every_key_of_the_file_and_no_other() {
+        let refused = toml::from_str::<Layer>("no_such_key = 1").err().unwrap();
+        let (_, expected) = refused.message().split_once("expected one of ").unwrap();
+        let mut expected: Vec<&str> = expected
+            .split(", ")
+            .map(|name| name.trim_matches('`'))
+            .collect();
+        let mut names: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+        expected.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_example_file_sets_nothing_and_may_set_everything() {
+        let nothing: toml::Table = toml::from_str(&example_file()).unwrap();
+        assert!(nothing.is_empty(), "{nothing}");
+        let everything: toml::Table = toml::from_str(&all_set()).unwrap();
+        assert_eq!(everything.len(), KEYS.len(), "{everything}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("chimeway.toml");
+        std::fs::write(&file, all_set()).unwrap();
+        let layer = Layer::from_file(&file).unwrap();
+        assert_eq!(layer.log_format, Some(LogFormat::Json));
+        assert_eq!(layer.channels.len(), EXAMPLES.len());
+    }
+
+    #[test]
+    fn defaults_are_told_as_they_are() {
+        let default = |name: &str| KEYS.iter().find(|key| key.name == name).unwrap().default;
+        assert_eq!(default("pool_size"), POOL_SIZE.to_string());
+        let lease = Timing::default().lease.as_secs();
+        assert_eq!(default("lease_seconds"), lease.to_string());
+        let layer: Layer = toml::from_str(&all_set()).unwrap();
+        for queue in QueueName::ALL {
+            assert_eq!(
+                layer.queues.get(queue.as_str()),
+                Some(&queue.default_limit())
+            );
+        }
+    }
+}

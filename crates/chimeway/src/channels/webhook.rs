@@ -1,0 +1,216 @@
+//! Webhooks after the Standard Webhooks specification: signed, one id for all tries.
+
+use std::{path::PathBuf, time::UNIX_EPOCH};
+
+use async_trait::async_trait;
+use reqwest::{
+    Method, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use standardwebhooks::{
+    HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook,
+};
+
+use super::{
+    Channel, ChannelConfigError, Message, Receipt, SendError,
+    web::{self, Web},
+};
+
+/// Secrets are from 24 to 64 bytes, says the specification.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// What other receivers know as the name for "you have this one already".
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The settings of a webhook channel.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookSettings {
+    /// Where messages go; without it, to the recipient's address on this channel.
+    pub url: Option<String>,
+    /// The secret that receivers verify with: `whsec_` and 24 to 64 bytes in base64.
+    pub secret: String,
+    /// The secret before this one: messages carry both signatures while receivers change over.
+    pub previous_secret: Option<String>,
+    /// How long a receiver has to begin its reply: 10 by default, at most 15.
+    #[serde(default = "timeout_seconds")]
+    pub timeout_seconds: u64,
+    /// A PEM file with certificates to trust beside the usual ones.
+    pub root_certificates: Option<PathBuf>,
+}
+
+fn timeout_seconds() -> u64 {
+    web::TIMEOUT_SECONDS
+}
+
+impl WebhookSettings {
+    /// Settings with defaults for all but the secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self {
+            url: None,
+            secret: secret.into(),
+            previous_secret: None,
+            timeout_seconds: timeout_seconds(),
+            root_certificates: None,
+        }
+    }
+
+    /// The channel.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelConfigError`] names the setting that cannot be used.
+    pub fn build(self) -> Result<WebhookChannel, ChannelConfigError> {
+        let url = self.url.as_deref().map(web::url).transpose();
+        let url = url.map_err(|problem| ChannelConfigError::new("url", problem))?;
+        check_secret("secret", &self.secret)?;
+        if let Some(secret) = &self.previous_secret {
+            check_secret("previous_secret", secret)?;
+        }
+        let web = Web::new(self.timeout_seconds, self.root_certificates.as_deref())?;
+        let secrets = [Some(self.secret), self.previous_secret];
+        Ok(WebhookChannel {
+            url,
+            secrets: secrets.into_iter().flatten().collect(),
+            web,
+        })
+    }
+}
+
+fn check_secret(setting: &str, secret: &str) -> Result<(), ChannelConfigError> {
+    let problem = "it is `whsec_` and 24 to 64 random bytes in base64, such as made by \
+        `echo whsec_$(openssl rand -base64 32)`";
+    let bad = || ChannelConfigError::new(setting, problem);
+    Webhook::new(secret).map_err(|_| bad())?;
+    let text = secret.strip_prefix("whsec_").unwrap_or(secret);
+    let padding = text.bytes().filter(|&byte| byte == b'=').count();
+    // It is base64: 3 bytes in 4 letters.
+    let bytes = (text.len() / 4 * 3).saturating_sub(padding);
+    if SECRET_BYTES.contains(&bytes) {
+        Ok(())
+    } else {
+        Err(bad())
+    }
+}
+
+/// Posts signed JSON to a URL.
+#[derive(Clone)]
+pub struct WebhookChannel {
+    url: Option<Url>,
+    secrets: Vec<String>,
+    web: Web,
+}
+
+/// What a receiver gets in the `webhook-signature` header, for the body as it is sent.
+///
+/// # Errors
+///
+/// [`ChannelConfigError`] where the secret is not base64.
+pub fn signature(
+    secret: &str,
+    id: &str,
+    timestamp: i64,
+    body: &str,
+) -> Result<String, ChannelConfigError> {
+    let unusable = |error: standardwebhooks::WebhookError| {
+        ChannelConfigError::new("secret", error.to_string())
+    };
+    Webhook::new(secret)
+        .and_then(|webhook| webhook.sign(id, timestamp, body.as_bytes()))
+        .map_err(unusable)
+}
+
+#[async_trait]
+impl Channel for WebhookChannel {
+    fn adapter(&self) -> &'static str {
+        "webhook"
+    }
+
+    fn needs_address(&self) -> bool {
+        self.url.is_none()
+    }
+
+    async fn send(&self, message: &Message) -> Result<Receipt, SendError> {
+        let url = match (&self.url, &message.address) {
+            (Some(url), _) => url.clone(),
+            (None, Some(address)) => {
+                web::url(address).map_err(|_| SendError::permanent(web::class("address")))?
+            }
+            (None, None) => return Err(SendError::permanent(web::class("no_address"))),
+        };
+        let id = message.token();
+        let now = web::wall_clock().duration_since(UNIX_EPOCH);
+        let timestamp = now.map_or(0, |now| now.as_secs().cast_signed());
+        let body = body(message, timestamp).to_string();
+        let signatures: Result<Vec<String>, _> = self
+            .secrets
+            .iter()
+            .map(|secret| signature(secret, &id, timestamp, &body))
+            .collect();
+        let signatures = signatures.map_err(SendError::permanent)?.join(" ");
+        let request = self
+            .web
+            .request(Method::POST, url)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(HEADER_WEBHOOK_ID, &id)
+            .header(HEADER_WEBHOOK_TIMESTAMP, timestamp)
+            .header(HEADER_WEBHOOK_SIGNATURE, signatures)
+            .header(IDEMPOTENCY_KEY, &id)
+            .body(body);
+        let reply = self.web.call(request).await?;
+        let status = reply.status;
+        if status.is_success() {
+            return Ok(Receipt {
+                provider_message_id: None,
+                response: Some(web::kept(status)),
+            });
+        }
+        let source = web::refused(status).into();
+        Err(if is_temporary(status) {
+            SendError::Temporary {
+                retry_after: reply.retry_after,
+                source,
+            }
+        } else {
+            // A redirect too: what is signed for one place is not sent to another.
+            SendError::Permanent { source }
+        })
+    }
+}
+
+/// Whether the same request may succeed later.
+pub(super) fn is_temporary(status: StatusCode) -> bool {
+    status.is_server_error() || [408, 425, 429].contains(&status.as_u16())
+}
+
+/// The body is the same on every try, as long as the recipient is.
+fn body(message: &Message, now: i64) -> Value {
+    // The id has the time at which the message came to be.
+    let made = message.delivery.0.get_timestamp();
+    let (seconds, nanos) = made.map_or((now, 0), |made| {
+        let (seconds, nanos) = made.to_unix();
+        (seconds.cast_signed(), nanos)
+    });
+    let time = chrono::DateTime::from_timestamp(seconds, nanos).unwrap_or_default();
+    json!({
+        "type": format!("{}.{}", message.workflow, message.step),
+        "timestamp": time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        "data": {
+            "delivery_id": message.delivery,
+            "run_id": message.run,
+            "notification_id": message.notification,
+            "tenant_id": message.tenant,
+            "workflow": message.workflow,
+            "step": message.step,
+            "channel": message.channel,
+            "render_key": message.render_key,
+            "recipient": {
+                "identity": message.recipient,
+                "locale": message.locale,
+                "time_zone": message.time_zone,
+            },
+            "params": message.params,
+        },
+    })
+}
