@@ -16,8 +16,45 @@ pub(super) const DEFAULT: &str = ".chimeway/dev";
 const OURS: &str = ".chimeway";
 pub(super) const DATABASE: &str = "chimeway_dev";
 
-/// Starts the server with the data in the folder, which is made when it is missing.
-pub(super) async fn start(data: PathBuf) -> Result<Cluster, CliError> {
+/// For root, whose home the unprivileged user that runs the server cannot reach.
+const FOR_ROOT: &str = "/var/lib/chimeway-dev";
+
+/// Starts the server with the data in the folder, which is made when it is missing; where that is.
+///
+/// Without a folder it is [`DEFAULT`], or where the server's user cannot reach that, one for the current
+/// folder under [`FOR_ROOT`].
+pub(super) async fn start(data: Option<&Path>) -> Result<(Cluster, PathBuf), CliError> {
+    let wanted = data.map_or_else(|| PathBuf::from(DEFAULT), Path::to_path_buf);
+    let started = match start_in(wanted.clone()).await? {
+        Err(ClusterError::Unreachable { .. }) if data.is_none() => {
+            let here = std::env::current_dir().map_err(CliError::io("see this folder"))?;
+            let other = Path::new(FOR_ROOT).join(name_of(&here));
+            start_in(other.clone())
+                .await?
+                .map(|cluster| (cluster, other))
+        }
+        started => started.map(|cluster| (cluster, wanted)),
+    };
+    started.map_err(|error| {
+        let hint = match &error {
+            ClusterError::InUse { .. } => "; end that one, or choose another folder with --data",
+            ClusterError::Unreachable { .. } => " with --data",
+            _ => "",
+        };
+        CliError::Refused(format!("{error}{hint}"))
+    })
+}
+
+/// `/root/my journeys` as the name of one folder.
+fn name_of(folder: &Path) -> String {
+    let names = folder.components().filter_map(|part| match part {
+        std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        _ => None,
+    });
+    names.collect::<Vec<_>>().join("-")
+}
+
+async fn start_in(data: PathBuf) -> Result<Result<Cluster, ClusterError>, CliError> {
     prepare(&data).map_err(CliError::io(format!("write {}", data.display())))?;
     let port_file = data.join("port");
     let mut builder = Cluster::builder()
@@ -29,17 +66,11 @@ pub(super) async fn start(data: PathBuf) -> Result<Cluster, CliError> {
         builder = builder.port(port);
     }
     let started = blocking(move || Ok(builder.start())).await?;
-    let cluster = started.map_err(|error| {
-        let hint = match &error {
-            ClusterError::InUse { .. } => "; end that one, or choose another folder with --data",
-            ClusterError::Unreachable { .. } => " with --data",
-            _ => "",
-        };
-        CliError::Refused(format!("{error}{hint}"))
-    })?;
-    fs::write(&port_file, cluster.port().to_string())
-        .map_err(CliError::io(format!("write {}", port_file.display())))?;
-    Ok(cluster)
+    if let Ok(cluster) = &started {
+        fs::write(&port_file, cluster.port().to_string())
+            .map_err(CliError::io(format!("write {}", port_file.display())))?;
+    }
+    Ok(started)
 }
 
 /// Makes the folder, of which git shall know nothing.
@@ -78,6 +109,11 @@ mod tests {
             "mine\n"
         );
         assert!(!folder.path().join(".gitignore").exists());
+    }
+
+    #[test]
+    fn a_folder_has_a_name_for_its_data() {
+        assert_eq!(name_of(Path::new("/root/my journeys")), "root-my journeys");
     }
 
     #[test]

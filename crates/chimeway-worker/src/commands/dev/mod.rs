@@ -49,9 +49,10 @@ pub(crate) struct Args {
     /// The folder of the journeys and their templates
     #[arg(long, value_name = "DIR", default_value = "journeys")]
     journeys: PathBuf,
-    /// Where the private PostgreSQL keeps its data
-    #[arg(long, value_name = "DIR", default_value = folder::DEFAULT)]
-    data: PathBuf,
+    /// Where the private PostgreSQL keeps its data [default: .chimeway/dev; for root in a folder of its
+    /// own, a folder under /var/lib/chimeway-dev]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// What carries a channel's messages: sms=log shows them here
     #[arg(long, value_name = "NAME=ADAPTER", value_parser = config::channel_adapter)]
     channel: Vec<(ChannelName, ChannelSettings)>,
@@ -90,8 +91,8 @@ pub(crate) async fn run(args: &Args, mut context: Context) -> Result<(), CliErro
             None
         }
         None => {
-            let cluster = folder::start(args.data.clone()).await?;
-            let (port, data) = (cluster.port(), args.data.display());
+            let (cluster, data) = folder::start(args.data.as_deref()).await?;
+            let (port, data) = (cluster.port(), data.display());
             screen.done(&format!(
                 "PostgreSQL on 127.0.0.1:{port}; its data stays in {data}"
             ))?;
