@@ -97,6 +97,21 @@ async fn every_statement_in_the_documents_runs() {
 }
 
 #[tokio::test]
+async fn the_transaction_in_the_readme_starts_a_run() {
+    let db = database().await;
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, from) = readme.split_once("<<'SQL'\n").unwrap();
+    let (script, _) = from.split_once("\nSQL\n").unwrap();
+    let script = format!("drop table comments; {script}");
+    psql(&db.url(), &[], &script).expect(0);
+    let events: i64 = sqlx::query_scalar("select count(*) from chimeway.events")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(events, 1);
+}
+
+#[tokio::test]
 async fn every_command_in_the_documents_runs() {
     let db = database().await;
     let program = chimeway_path();
