@@ -164,7 +164,7 @@ async fn heavy_of_signal_and_deadline_exactly_one_ends_a_wait() {
     const RUNS: usize = 1000;
     let db = TestDb::create().await;
     let (pool, desk) = (db.pool(), Desk::new());
-    let host = Host::with_journey(pool, "PT3S").await;
+    let host = Host::with_journey(pool, "PT6S").await;
     let workers = [
         desk.worker(&db.url()).start().await,
         desk.worker(&db.url()).start().await,
@@ -179,7 +179,7 @@ async fn heavy_of_signal_and_deadline_exactly_one_ends_a_wait() {
         (number(pool, waiting).await == i64::try_from(RUNS).unwrap()).then_some(())
     })
     .await;
-    let deadlines = deadlines(pool, TimeDelta::seconds(3)).await;
+    let deadlines = deadlines(pool, TimeDelta::seconds(6)).await;
     let (began, clock) = (tokio::time::Instant::now(), now(pool).await);
     let mut rng = StdRng::seed_from_u64(7);
     let mut plan: Vec<(DateTime<Utc>, &String)> = deadlines

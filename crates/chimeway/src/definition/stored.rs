@@ -1,6 +1,6 @@
 //! A definition as the engine runs it: the checked plan beside the ids of its rows.
 
-use super::step::{Step, StepKind, Target, WorkflowPlan};
+use super::step::{Outcome, Step, StepKind, Target, WorkflowPlan};
 use crate::ids::{DefinitionId, StepId, StepKey, Version, WorkflowKey};
 
 /// The place of a step in its definition, counted from zero.
@@ -126,6 +126,14 @@ impl Definition {
     #[must_use]
     pub fn index_of_key(&self, key: &StepKey) -> Option<StepIndex> {
         self.plan.position(key).map(StepIndex)
+    }
+
+    /// Whether a run may leave a message behind that is still being tried: a step names
+    /// `temporary_failure`.
+    #[must_use]
+    pub fn moves_early(&self) -> bool {
+        let named = |step: &Step| step.on_outcome.contains_key(&Outcome::TemporaryFailure);
+        self.plan.steps.iter().any(named)
     }
 
     /// Looks a target up, as seen from the step that the run leaves.

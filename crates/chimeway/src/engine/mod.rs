@@ -165,7 +165,7 @@ impl Leave<'_> {
     }
 
     fn end(self, state: RunState, reason: Reason) -> Vec<Decision> {
-        let moves_early = notify::moves_early(&self.run.definition);
+        let moves_early = self.run.definition.moves_early();
         let mut decisions = vec![Decision::Transition(
             Transition::new(self.run, state, reason, self.facts()).by(self.delivery()),
         )];

@@ -3,10 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Cause, Leave, Noop, Run, Verdict, input::Delivered};
-use crate::definition::{
-    Definition,
-    step::{Outcome, StepKind, Target},
-};
+use crate::definition::step::{Outcome, StepKind, Target};
 
 /// The result of the current step's delivery.
 ///
@@ -35,13 +32,4 @@ pub(super) fn leave(run: &Run, result: &Delivered, now: DateTime<Utc>) -> Verdic
         }
         .to(resolved),
     )
-}
-
-/// Whether a run of this definition may leave a message behind that is still being tried.
-pub(super) fn moves_early(definition: &Definition) -> bool {
-    definition
-        .plan
-        .steps
-        .iter()
-        .any(|step| step.on_outcome.contains_key(&Outcome::TemporaryFailure))
 }

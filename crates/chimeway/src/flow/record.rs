@@ -17,7 +17,7 @@ use super::{
     progress::{self, Made},
 };
 use crate::{
-    definition::{Outcome, StepIndex},
+    definition::Outcome,
     engine::{
         AttemptResult, DeliveryStatus, Input, Settled, attempt, attempt::status_reason,
         input::Delivered,
@@ -181,13 +181,7 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
         .iter()
         .filter_map(|row| {
             let definition = definitions.get(&row.workflow_definition_id)?;
-            let early = (0..definition.plan.steps.len()).any(|place| {
-                definition
-                    .step(StepIndex(place))
-                    .on_outcome
-                    .contains_key(&Outcome::TemporaryFailure)
-            });
-            Some((row.id, (Visit(row.visit), early)))
+            Some((row.id, (Visit(row.visit), definition.moves_early())))
         })
         .collect();
 
