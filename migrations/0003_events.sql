@@ -78,3 +78,22 @@ comment on column chimeway.recipients.addresses is 'Channel to address';
 comment on column chimeway.recipients.locale is 'Language and region (BCP 47)';
 comment on column chimeway.recipients.time_zone is 'IANA name';
 comment on column chimeway.recipients.updated_at is 'When it was last written';
+
+create table chimeway.preferences (
+    tenant_id text not null,
+    recipient text not null,
+    kind text not null,
+    name text not null,
+    enabled boolean not null,
+    updated_at timestamptz not null,
+    primary key (tenant_id, recipient, kind, name),
+    constraint preferences_kind check (kind in ('channel', 'category'))
+);
+comment on table chimeway.preferences is
+    'What recipients want to be sent; without a row, everything. Looked at when a message is planned and again when it is claimed';
+comment on column chimeway.preferences.tenant_id is 'Whose it is';
+comment on column chimeway.preferences.recipient is 'Who, in the host''s words';
+comment on column chimeway.preferences.kind is 'channel or category';
+comment on column chimeway.preferences.name is 'Which channel, or which category of messages';
+comment on column chimeway.preferences.enabled is 'Whether it is wanted';
+comment on column chimeway.preferences.updated_at is 'When it was last said';

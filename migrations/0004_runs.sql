@@ -8,6 +8,7 @@ create table chimeway.workflow_runs (
     wake_at timestamptz,
     suspended_until timestamptz,
     ended_at timestamptz,
+    cancel_requested_at timestamptz,
     visit integer not null,
     transition_count integer not null,
     tries integer not null default 0,
@@ -36,6 +37,8 @@ comment on column chimeway.workflow_runs.last_transition_at is 'When its history
 comment on column chimeway.workflow_runs.wake_at is 'When a worker is to look at it: a wait''s end, a step to enter; null: nothing is due';
 comment on column chimeway.workflow_runs.suspended_until is 'When the current wait ends by itself';
 comment on column chimeway.workflow_runs.ended_at is 'When it ended; null: it is live';
+comment on column chimeway.workflow_runs.cancel_requested_at is
+    'When somebody asked for its end: nothing more is sent for it, and a worker ends it; interventions has who and why';
 comment on column chimeway.workflow_runs.visit is 'How many steps it has entered; fences what belongs to an earlier one';
 comment on column chimeway.workflow_runs.transition_count is 'The length of its history; the next line''s sequence is one more';
 comment on column chimeway.workflow_runs.tries is 'How often deciding it failed';
@@ -43,7 +46,7 @@ comment on column chimeway.workflow_runs.tenant_id is 'Whose it is';
 comment on column chimeway.workflow_runs.actor_id is 'The recipient: whose signals it listens to';
 comment on column chimeway.workflow_runs.state is 'active, waiting, completed, stopped or failed';
 comment on column chimeway.workflow_runs.status_reason is 'Why it is where it is';
-comment on column chimeway.workflow_runs.terminal_reason is 'Why it ended: completed, stop_condition:<signal>, outcome:<outcome>, failed:<code>';
+comment on column chimeway.workflow_runs.terminal_reason is 'Why it ended: completed, stop_condition:<signal>, outcome:<outcome>, cancelled, failed:<code>';
 comment on column chimeway.workflow_runs.quarantine_reason is 'Why it was set aside; null: it was not';
 comment on column chimeway.workflow_runs.pending_signals is 'The signals that end the current wait';
 comment on column chimeway.workflow_runs.status_context is 'Structural facts beside status_reason';
@@ -85,4 +88,30 @@ create unique index workflow_transitions_signal_once on chimeway.workflow_transi
     where signal_id is not null;
 
 create trigger workflow_transitions_append_only before update on chimeway.workflow_transitions
+    for each row execute function chimeway.refuse_change();
+
+create table chimeway.interventions (
+    id uuid primary key,
+    tenant_id text not null,
+    kind text not null,
+    subject text not null,
+    subject_id uuid not null,
+    made_by text not null,
+    reason text,
+    made_at timestamptz not null,
+    constraint interventions_kind check (kind in ('cancel', 'retry')),
+    constraint interventions_subject check (subject in ('run', 'delivery', 'event', 'signal'))
+);
+comment on table chimeway.interventions is 'What people did by hand: who, when and why; append-only';
+comment on column chimeway.interventions.id is 'Time-ordered id';
+comment on column chimeway.interventions.tenant_id is 'Whose it is';
+comment on column chimeway.interventions.kind is 'cancel or retry';
+comment on column chimeway.interventions.subject is 'What it was done to: run, delivery, event or signal';
+comment on column chimeway.interventions.subject_id is 'Which one';
+comment on column chimeway.interventions.made_by is 'Who did it, in their own words; else the database role';
+comment on column chimeway.interventions.reason is 'Why, in their own words';
+comment on column chimeway.interventions.made_at is 'When';
+create index interventions_of_subject on chimeway.interventions (subject_id, made_at);
+
+create trigger interventions_append_only before update on chimeway.interventions
     for each row execute function chimeway.refuse_change();

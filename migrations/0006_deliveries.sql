@@ -17,12 +17,14 @@ create table chimeway.deliveries (
     channel text not null,
     status text not null default 'pending',
     status_reason text,
+    checkpoint text,
     lease_owner text,
     constraint deliveries_visit_unique unique (workflow_run_id, visit, action_index),
     constraint deliveries_status check
         (status in ('pending', 'dispatched', 'succeeded', 'failed', 'suppressed', 'cancelled')),
     constraint deliveries_due check
         ((status in ('pending', 'dispatched', 'failed')) = (next_attempt_at is not null)),
+    constraint deliveries_checkpoint check (checkpoint in ('planning', 'claim')),
     constraint deliveries_lease check ((status = 'dispatched') = (lease_until is not null))
 ) with (fillfactor = 70);
 comment on table chimeway.deliveries is 'Messages to the outside, one per visit of a notify step. The row is the job: there is no other queue';
@@ -45,7 +47,10 @@ comment on column chimeway.deliveries.crashes is 'Tries whose lease ended withou
 comment on column chimeway.deliveries.tenant_id is 'Whose it is';
 comment on column chimeway.deliveries.channel is 'Which channel carries it';
 comment on column chimeway.deliveries.status is 'pending, dispatched, succeeded, failed (will be tried again), suppressed or cancelled';
-comment on column chimeway.deliveries.status_reason is 'Why: retries_exhausted, permanent_failure, bounced, superseded, quarantined ...';
+comment on column chimeway.deliveries.status_reason is
+    'Why: retries_exhausted, permanent_failure, bounced, superseded, cancelled, quarantined; no_address, channel_disabled, category_disabled, already_read';
+comment on column chimeway.deliveries.checkpoint is
+    'Where it was decided on purpose not to send it: at planning, or at claim';
 comment on column chimeway.deliveries.lease_owner is 'The worker process that holds the claim';
 create index deliveries_due on chimeway.deliveries (next_attempt_at) where next_attempt_at is not null;
 create index deliveries_progress_owed on chimeway.deliveries (progress_owed_at) where progress_owed_at is not null;

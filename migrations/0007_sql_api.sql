@@ -238,6 +238,18 @@ as $$
 $$;
 comment on function chimeway.notification_of(jsonb) is 'The notification a signal''s payload names, or null';
 
+-- The id of the delivery a payload is about, where it names one of ours.
+create function chimeway.delivery_of(payload jsonb) returns uuid
+language sql immutable
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    select case
+        when payload ->> 'delivery_id' ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+        then (payload ->> 'delivery_id')::uuid
+    end
+$$;
+comment on function chimeway.delivery_of(jsonb) is 'The delivery a signal''s payload names, or null';
+
 create function chimeway.track(
     tenant_id text,
     actor_id text,
@@ -310,6 +322,104 @@ $$;
 comment on function chimeway.upsert_recipient(text, text, jsonb, text, text) is
     'Stores how a recipient is reached, in the caller''s transaction; what is not given keeps what is stored, and an address that is null is forgotten. It counts for messages that are claimed from then on';
 
+create function chimeway.set_preference(
+    tenant_id text,
+    identity text,
+    kind text,
+    name text,
+    enabled boolean
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if coalesce(set_preference.tenant_id, '') !~ '\S' or octet_length(set_preference.tenant_id) > 255
+        or set_preference.tenant_id ~ '[[:cntrl:]]' then
+        perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
+            'pass tenant_id, for example tenant_id => ''org_456''');
+    end if;
+    if coalesce(set_preference.identity, '') !~ '\S' or octet_length(set_preference.identity) > 255
+        or set_preference.identity ~ '[[:cntrl:]]' then
+        perform chimeway.refuse('CW005', 'the recipient is blank, longer than 255 bytes or holds a control character',
+            'pass identity, for example identity => ''user_123''');
+    end if;
+    if coalesce(set_preference.kind, '') not in ('channel', 'category')
+        or coalesce(set_preference.name, '') !~ '\S' or octet_length(set_preference.name) > 255
+        or set_preference.name ~ '[[:cntrl:]]' or set_preference.enabled is null then
+        perform chimeway.refuse('CW013',
+            'a preference is about a channel or a category, names it in at most 255 bytes, and is true or false',
+            'write chimeway.set_preference(''org_456'', ''user_123'', ''channel'', ''email'', false)');
+    end if;
+    insert into chimeway.preferences as known (tenant_id, recipient, kind, name, enabled, updated_at)
+    values (set_preference.tenant_id, set_preference.identity, set_preference.kind, set_preference.name,
+        set_preference.enabled, chimeway.now())
+    on conflict (tenant_id, recipient, kind, name) do update
+    set enabled = excluded.enabled, updated_at = excluded.updated_at;
+end
+$$;
+comment on function chimeway.set_preference(text, text, text, text, boolean) is
+    'Says whether a recipient wants messages over a channel, or of a category, in the caller''s transaction; the last word counts, for messages that are claimed from then on';
+
+-- The compare-and-set of a cancellation: of these runs, the live ones that nobody has cancelled yet.
+create function chimeway.request_cancel(
+    tenant_id text,
+    runs uuid[],
+    made_by text,
+    reason text
+) returns setof uuid
+language sql volatile
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    with locked as materialized (
+        select r.id
+        from chimeway.workflow_runs r
+        where r.id = any(request_cancel.runs) and r.tenant_id = request_cancel.tenant_id
+            and r.ended_at is null and r.cancel_requested_at is null
+        order by r.id
+        for no key update
+    ), cancelled as (
+        update chimeway.workflow_runs r
+        set cancel_requested_at = chimeway.now(), wake_at = chimeway.now()
+        from locked
+        where r.id = locked.id
+        returning r.id, r.tenant_id, r.cancel_requested_at
+    ), stamped as (
+        insert into chimeway.interventions (id, tenant_id, kind, subject, subject_id, made_by, reason, made_at)
+        select chimeway.uuid_v7(), c.tenant_id, 'cancel', 'run', c.id, request_cancel.made_by,
+            request_cancel.reason, c.cancel_requested_at
+        from cancelled c
+    )
+    select c.id from cancelled c order by c.id
+$$;
+comment on function chimeway.request_cancel(text, uuid[], text, text) is
+    'Asks for the end of runs of one tenant and stamps who and why; returns those that were live and not cancelled before';
+
+create function chimeway.cancel(
+    tenant_id text,
+    run_id uuid,
+    reason text default null
+) returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if octet_length(cancel.reason) > 1000 then
+        perform chimeway.refuse('CW014', 'the reason is longer than 1000 bytes', 'say it shorter');
+    end if;
+    -- Not current_user: under security definer that is the owner of this function.
+    perform chimeway.request_cancel(cancel.tenant_id, array[cancel.run_id], session_user::text, cancel.reason);
+    if not found then
+        return false;
+    end if;
+    perform chimeway.wake('chimeway_workflows');
+    return true;
+end
+$$;
+comment on function chimeway.cancel(text, uuid, text) is
+    'Asks for the end of a run, in the caller''s transaction: once that has committed nothing more is sent for it, and a worker ends it. False where that tenant has no such live run, or it was cancelled before';
+
 create function chimeway.explain(tenant_id text, run_id uuid) returns jsonb
 language sql stable security definer
 set search_path = pg_catalog, chimeway, pg_temp
@@ -330,6 +440,17 @@ as $$
         'wake_at', r.wake_at,
         'started_at', r.started_at,
         'ended_at', r.ended_at,
+        'cancel_requested_at', r.cancel_requested_at,
+        'interventions', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                'kind', i.kind, 'subject', i.subject, 'subject_id', i.subject_id, 'made_by', i.made_by,
+                'reason', i.reason, 'made_at', i.made_at
+            ) order by i.made_at, i.id)
+            from chimeway.interventions i
+            where i.subject_id = r.id or i.subject_id in (
+                select v.id from chimeway.deliveries v where v.workflow_run_id = r.id
+            )
+        ), '[]'::jsonb),
         'now', chimeway.now(),
         'deliveries', coalesce((
             select jsonb_agg(jsonb_build_object(
@@ -337,6 +458,7 @@ as $$
                 'channel', v.channel,
                 'status', v.status,
                 'status_reason', v.status_reason,
+                'checkpoint', v.checkpoint,
                 'attempts', v.attempts,
                 'next_attempt_at', case when v.status in ('pending', 'failed') then v.next_attempt_at end,
                 'step', vs.step_key,

@@ -223,12 +223,15 @@ async fn a_journey_is_followed_from_the_command_line() {
       "visit": 2,
       "started_at": "<time>",
       "ended_at": null,
+      "cancel_requested_at": null,
+      "interventions": [],
       "deliveries": [
         {
           "id": "<id>",
           "channel": "in_app",
           "status": "succeeded",
           "status_reason": null,
+          "checkpoint": null,
           "attempts": 1,
           "next_attempt_at": null,
           "step": "step_in_app",

@@ -3,7 +3,7 @@
 use chimeway::{
     flow::{Explanation, Point},
     ids::RunId,
-    store::runs,
+    store::run_views,
 };
 use chimeway_testkit::{Answer, Story};
 use serde_json::Value;
@@ -257,9 +257,17 @@ async fn nobody_sees_a_run_of_another_tenant() {
     let elsewhere = "org_999".parse().unwrap();
     let chimeway = story.chimeway();
     for (tenant, run) in [(&elsewhere, run), (&tenant(), RunId::fresh())] {
-        let explained = chimeway.explain(&mut conn, tenant, run).await.unwrap();
+        let explained = chimeway
+            .workflows()
+            .explain(&mut conn, tenant, run)
+            .await
+            .unwrap();
         assert!(explained.is_none());
-        let traces = chimeway.traces(&mut conn, tenant, run, None).await.unwrap();
+        let traces = chimeway
+            .workflows()
+            .list_traces(&mut conn, tenant, run, None)
+            .await
+            .unwrap();
         assert!(traces.is_none());
         let sql: Option<Value> = sqlx::query_scalar("select chimeway.explain($1, $2)")
             .bind(tenant.as_str())
@@ -269,11 +277,16 @@ async fn nobody_sees_a_run_of_another_tenant() {
             .unwrap();
         assert_eq!(sql, None);
     }
-    let filter = runs::RunFilter {
+    let filter = run_views::RunFilter {
         tenant: Some("org_999".to_owned()),
         ..Default::default()
     };
-    assert!(runs::list(&mut conn, &filter, 10).await.unwrap().is_empty());
+    assert!(
+        run_views::list(&mut conn, &filter, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -285,7 +298,8 @@ async fn the_newest_lines_of_a_history_may_be_asked_for() {
     for limit in [None, Some(2), Some(0)] {
         let traces = story
             .chimeway()
-            .traces(&mut conn, &tenant(), run, limit)
+            .workflows()
+            .list_traces(&mut conn, &tenant(), run, limit)
             .await;
         let lines = traces.unwrap().unwrap();
         sequences.push(lines.iter().map(|line| line.sequence).collect::<Vec<_>>());

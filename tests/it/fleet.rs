@@ -130,7 +130,11 @@ impl Host {
     pub(crate) async fn explain(&self, recipient: &str) -> chimeway::flow::Explanation {
         let run = self.run_of(recipient).await;
         let mut conn = self.pool.acquire().await.unwrap();
-        let explained = self.chimeway.explain(&mut conn, &tenant(), run).await;
+        let explained = self
+            .chimeway
+            .workflows()
+            .explain(&mut conn, &tenant(), run)
+            .await;
         explained.unwrap().unwrap()
     }
 }

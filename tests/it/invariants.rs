@@ -53,6 +53,25 @@ join chimeway.signals s on s.tenant_id = r.tenant_id and s.actor_id = r.actor_id
     and s.occurred_at < (w.context ->> 'suspended_until')::timestamptz
     and (s.notification_id is null or s.notification_id = r.notification_id)
 where w.reason = 'waiting_for_step_progression'
+    and not exists (
+        select from chimeway.workflow_steps st
+        cross join lateral jsonb_array_elements(st.config #> '{action,stop_conditions}') c
+        cross join lateral jsonb_each(coalesce(c -> 'match', '{}')) m
+        cross join lateral (
+            select s.payload #> string_to_array(m.key, '.') as found,
+                case jsonb_typeof(m.value)
+                    when 'string' then (
+                        select e.params #> string_to_array(substr(m.value #>> '{}', 8), '.')
+                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
+                        where n.id = r.notification_id
+                    )
+                    when 'object' then m.value -> 'value'
+                    else m.value
+                end as expected
+        ) compared
+        where st.id = w.workflow_step_id and c ->> 'signal_type' = s.event_name
+            and (found is null or found is distinct from expected)
+    )
     and s.occurred_at >= coalesce((
         select max(t.inserted_at) from chimeway.workflow_transitions t
         where t.workflow_run_id = w.workflow_run_id and t.workflow_step_id = w.workflow_step_id
@@ -75,7 +94,26 @@ join chimeway.signals s on s.tenant_id = r.tenant_id and s.actor_id = r.actor_id
     and s.event_name = any(r.pending_signals) and s.routed_at is not null
     and s.occurred_at >= r.started_at
     and (s.notification_id is null or s.notification_id = r.notification_id)
-where r.state = 'waiting' and r.quarantine_reason is null
+where r.state = 'waiting' and r.quarantine_reason is null and r.cancel_requested_at is null
+    and not exists (
+        select from chimeway.workflow_steps st
+        cross join lateral jsonb_array_elements(st.config #> '{action,stop_conditions}') c
+        cross join lateral jsonb_each(coalesce(c -> 'match', '{}')) m
+        cross join lateral (
+            select s.payload #> string_to_array(m.key, '.') as found,
+                case jsonb_typeof(m.value)
+                    when 'string' then (
+                        select e.params #> string_to_array(substr(m.value #>> '{}', 8), '.')
+                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
+                        where n.id = r.notification_id
+                    )
+                    when 'object' then m.value -> 'value'
+                    else m.value
+                end as expected
+        ) compared
+        where st.id = r.current_step_id and c ->> 'signal_type' = s.event_name
+            and (found is null or found is distinct from expected)
+    )
     and s.occurred_at >= coalesce((
         select max(t.inserted_at) from chimeway.workflow_transitions t
         where t.workflow_run_id = r.id and t.workflow_step_id = r.current_step_id
@@ -232,7 +270,7 @@ join chimeway.workflow_transitions t
 where r.state = 'waiting' and r.quarantine_reason is null and (
     (t.context ->> 'suspended_until')::timestamptz is distinct from r.suspended_until
     or t.context -> 'pending_signals' is distinct from to_jsonb(r.pending_signals)
-    or r.wake_at is distinct from r.suspended_until
+    or (r.wake_at is distinct from r.suspended_until and r.cancel_requested_at is null)
 )",
     ),
     (

@@ -234,6 +234,6 @@ steps:
 
 async fn runs(story: &Story) -> Vec<chimeway::ids::RunId> {
     let mut conn = story.pool().acquire().await.unwrap();
-    let all = chimeway::store::runs::list(&mut conn, &Default::default(), 100).await;
+    let all = chimeway::store::run_views::list(&mut conn, &Default::default(), 100).await;
     all.unwrap().into_iter().map(|run| run.id).collect()
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::programs::{psql, root};
 
 /// Lists for people at a prompt, who may ask for anything.
-const MAY_READ_ALL: &[&str] = &["runs::list"];
+const MAY_READ_ALL: &[&str] = &["run_views::list"];
 
 /// Tables that grow with what hosts do.
 const HOT: [&str; 8] = [

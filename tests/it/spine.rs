@@ -169,9 +169,11 @@ async fn somebody_who_does_not_read_gets_the_email() {
             visit: 3
             started_at: "2026-03-02T09:00:00Z"
             ended_at: "2026-03-02T11:00:00Z"
+            cancel_requested_at: null
+            interventions: []
             deliveries:
-              {"channel":"in_app","status":"succeeded","status_reason":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
-              {"channel":"email","status":"succeeded","status_reason":null,"attempts":1,"next_attempt_at":null,"step":"step_email_escalation","visit":3,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
+              {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
+              {"channel":"email","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_email_escalation","visit":3,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
             next: "Nothing: the run is completed."
             "#);
         }
@@ -218,8 +220,10 @@ async fn somebody_who_reads_in_time_gets_no_email() {
             visit: 2
             started_at: "2026-03-02T09:00:00Z"
             ended_at: "2026-03-02T09:30:00Z"
+            cancel_requested_at: null
+            interventions: []
             deliveries:
-              {"channel":"in_app","status":"succeeded","status_reason":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
+              {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
             next: "Nothing: the run was stopped (stop_condition:notification_read)."
             "#);
         }

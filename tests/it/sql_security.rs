@@ -38,10 +38,21 @@ impl Role {
     }
 }
 
+/// What a caller may be allowed to call.
+const CALLABLE: [&str; 6] = [
+    "cancel",
+    "explain",
+    "set_preference",
+    "track",
+    "trigger",
+    "upsert_recipient",
+];
+
 /// The API of `docs/sql-api.md`.
 const API: &str = "
     grant usage on schema chimeway to :role;
-    grant execute on function chimeway.trigger, chimeway.track, chimeway.upsert_recipient, chimeway.explain to :role;";
+    grant execute on function chimeway.trigger, chimeway.track, chimeway.upsert_recipient, chimeway.explain,
+        chimeway.cancel, chimeway.set_preference to :role;";
 
 #[tokio::test]
 async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
@@ -87,10 +98,7 @@ async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
     .fetch_all(&mut conn)
     .await
     .unwrap();
-    assert_eq!(
-        callable,
-        ["explain", "track", "trigger", "upsert_recipient"]
-    );
+    assert_eq!(callable, CALLABLE);
     let open: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_class c
         where c.relnamespace = 'chimeway'::regnamespace and c.relkind in ('r', 'v', 'm', 'p')
@@ -252,10 +260,7 @@ async fn every_function_has_a_pinned_search_path() {
     .fetch_all(host.pool())
     .await
     .unwrap();
-    assert_eq!(
-        definers,
-        ["explain", "track", "trigger", "upsert_recipient"]
-    );
+    assert_eq!(definers, CALLABLE);
 }
 
 fn code(error: &sqlx::Error) -> String {

@@ -100,7 +100,8 @@ pub(crate) async fn reasons(story: &Story, run: RunId) -> Vec<String> {
     let mut conn = story.pool().acquire().await.unwrap();
     let traces = story
         .chimeway()
-        .traces(&mut conn, &tenant(), run, None)
+        .workflows()
+        .list_traces(&mut conn, &tenant(), run, None)
         .await
         .unwrap();
     let lines = traces.unwrap_or_default().into_iter();

@@ -433,12 +433,12 @@ async fn clock(conn: &mut PgConnection) -> DateTime<Utc> {
 }
 
 async fn chimeway_runs(host: &Host, event: EventId) -> Vec<(RunId, String)> {
-    let filter = chimeway::store::runs::RunFilter {
+    let filter = chimeway::store::run_views::RunFilter {
         event: Some(event),
         ..Default::default()
     };
     let mut conn = host.pool().acquire().await.unwrap();
-    let runs = chimeway::store::runs::list(&mut conn, &filter, 10).await;
+    let runs = chimeway::store::run_views::list(&mut conn, &filter, 10).await;
     let runs = runs.unwrap().into_iter();
     runs.map(|run| (run.id, run.state)).collect()
 }

@@ -12,7 +12,7 @@ use chimeway::{
     flow::{ChimewayBuilder, Explanation, Settled},
     ids::{ActorId, EventId, RunId, SignalId, SignalName, TenantId, WorkflowKey},
     store::{
-        runs::{self, RunFilter},
+        run_views::{self, RunFilter},
         settings,
     },
 };
@@ -156,6 +156,12 @@ impl Story {
         ok(self.chimeway.settle(self.pool()).await)
     }
 
+    /// Looks for what nothing else would move, as a fleet does every minute: leases that ended without a
+    /// record, runs that were changed or lost by hand. What it finds is due then.
+    pub async fn sweep(&self) {
+        ok(self.chimeway.sweep(self.pool()).await);
+    }
+
     /// Stores a workflow, from YAML or JSON.
     pub async fn apply(&self, document: &str) {
         let document = ok(Document::from_yaml("story", document));
@@ -187,7 +193,7 @@ impl Story {
             ..RunFilter::default()
         };
         let mut conn = ok(self.pool().acquire().await);
-        ok(runs::list(&mut conn, &filter, 10_000).await)
+        ok(run_views::list(&mut conn, &filter, 10_000).await)
             .into_iter()
             .map(|run| run.id)
             .collect()
@@ -221,14 +227,22 @@ impl Story {
     /// Where a run is and why.
     pub async fn explain(&self, run: RunId) -> Explanation {
         let mut conn = ok(self.pool().acquire().await);
-        let explanation = ok(self.chimeway.explain(&mut conn, &tenant(), run).await);
+        let explanation = ok(self
+            .chimeway
+            .workflows()
+            .explain(&mut conn, &tenant(), run)
+            .await);
         explanation.unwrap_or_else(|| panic!("there is no run {run}"))
     }
 
     /// A run's history, a line each: time, what happened, step, states, facts.
     pub async fn history(&self, run: RunId) -> String {
         let mut conn = ok(self.pool().acquire().await);
-        let lines = ok(self.chimeway.traces(&mut conn, &tenant(), run, None).await);
+        let lines = ok(self
+            .chimeway
+            .workflows()
+            .list_traces(&mut conn, &tenant(), run, None)
+            .await);
         let mut text = String::new();
         for line in lines.unwrap_or_default() {
             let _ = writeln!(

@@ -162,6 +162,8 @@ define_name! {
     StepKey: "the step id"
     /// Which channel carries a message: `in_app`, `email`, a host's own.
     ChannelName: "the channel"
+    /// What kind of message it is, for what recipients want: `marketing`.
+    CategoryName: "the category"
     /// Which content a message has; names a template where the channel renders one.
     RenderKey: "the render key"
     /// What an actor did: `notification_read`.

@@ -28,7 +28,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let chimeway = context.chimeway()?.build();
     let mut conn = context.open().await?;
-    let found = chimeway.explain(&mut conn, &args.tenant, args.run).await?;
+    let found = chimeway
+        .workflows()
+        .explain(&mut conn, &args.tenant, args.run)
+        .await?;
     let explanation = found.ok_or_else(|| CliError::no_run(args.run, &args.tenant))?;
     match context.json {
         true => output::print_json(&explanation),

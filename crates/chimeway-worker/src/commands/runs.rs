@@ -3,7 +3,7 @@
 use chimeway::{
     engine::StateName,
     ids::{ActorId, EventId, TenantId, WorkflowKey},
-    store::runs::{self, RunFilter, RunSummary},
+    store::run_views::{self, RunFilter, RunSummary},
 };
 use clap::builder::PossibleValuesParser;
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         recipient: args.recipient.map(Into::into),
         event: args.event,
     };
-    let found = runs::list(&mut conn, &filter, args.limit).await?;
+    let found = run_views::list(&mut conn, &filter, args.limit).await?;
     if context.json {
         return output::print_json(&found);
     }

@@ -33,7 +33,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let chimeway = context.chimeway()?.build();
     let mut conn = context.open().await?;
     let found = chimeway
-        .traces(&mut conn, &args.tenant, args.run, args.limit)
+        .workflows()
+        .list_traces(&mut conn, &args.tenant, args.run, args.limit)
         .await?;
     let lines = found.ok_or_else(|| CliError::no_run(args.run, &args.tenant))?;
     match context.json {

@@ -3,7 +3,7 @@
 use chimeway::{
     flow::{FlowError, Recipient, Trigger, Triggered},
     ids::{ActorId, ChannelName, TenantId, WorkflowKey},
-    store::runs::{self, RunFilter},
+    store::run_views::{self, RunFilter},
 };
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         event: Some(event),
         ..RunFilter::default()
     };
-    let runs = runs::list(&mut conn, &filter, RUNS_NAMED).await?;
+    let runs = run_views::list(&mut conn, &filter, RUNS_NAMED).await?;
     let is_new = matches!(triggered, Triggered::New(_));
     if context.json {
         let runs: Vec<Value> = runs

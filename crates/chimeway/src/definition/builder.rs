@@ -34,6 +34,7 @@ pub struct WorkflowBuilder {
     version: Option<i32>,
     steps: Vec<Value>,
     on_outcome: Vec<(String, Outcome, To)>,
+    stray: Vec<DefinitionError>,
 }
 
 impl WorkflowBuilder {
@@ -45,6 +46,7 @@ impl WorkflowBuilder {
             version: None,
             steps: vec![],
             on_outcome: vec![],
+            stray: vec![],
         }
     }
 
@@ -67,6 +69,27 @@ impl WorkflowBuilder {
         let action = json!({ "type": "notify", "channel": channel, "render_key": render_key });
         self.steps
             .push(json!({ "id": id.into(), "action": action }));
+        self
+    }
+
+    /// Makes the message of a notify step one of that category, for recipients who do not want it.
+    #[must_use]
+    pub fn category(self, step: &str, category: impl Into<String>) -> Self {
+        self.notify_key(step, "category", json!(category.into()))
+    }
+
+    /// Makes the message of a notify step a fallback: not sent to somebody who has read the
+    /// notification already.
+    #[must_use]
+    pub fn unless_read(self, step: &str) -> Self {
+        self.notify_key(step, "unless_read", json!(true))
+    }
+
+    fn notify_key(mut self, step: &str, key: &str, value: Value) -> Self {
+        match self.steps.iter_mut().find(|known| known["id"] == step) {
+            Some(known) => known["action"][key] = value,
+            None => self.stray.push(no_such_step(step.to_owned(), &self.steps)),
+        }
         self
     }
 
@@ -101,7 +124,7 @@ impl WorkflowBuilder {
     #[must_use]
     pub fn document(self) -> Document {
         let mut steps = self.steps;
-        let mut stray = vec![];
+        let mut stray = self.stray;
         for (id, outcome, to) in self.on_outcome {
             match steps.iter_mut().find(|step| step["id"] == id.as_str()) {
                 Some(step) => step["on_outcome"][outcome.as_str()] = to.value(),
@@ -151,6 +174,16 @@ impl WaitBuilder {
         let signal = signal.into();
         self.stop_conditions
             .push(json!({ "type": "signal_received", "signal_type": signal }));
+        self
+    }
+
+    /// Of the signal named last, only those count whose payload has at `place` what the trigger's
+    /// params have at `params_place`: `matching("document_id", "document_id")`.
+    #[must_use]
+    pub fn matching(mut self, place: impl Into<String>, params_place: impl Into<String>) -> Self {
+        if let Some(condition) = self.stop_conditions.last_mut() {
+            condition["match"][place.into()] = json!(format!("params.{}", params_place.into()));
+        }
         self
     }
 

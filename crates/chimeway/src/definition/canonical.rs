@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::step::{Step, StepKind, StopCondition, Target, WorkflowPlan};
+use super::step::{Expected, Match, Step, StepKind, StopCondition, Target, WorkflowPlan};
 
 /// SHA-256 of the canonical form, as 64 lower-case hexadecimal digits: equal content, equal hash,
 /// however it was written.
@@ -62,6 +62,12 @@ fn action(step: &Step) -> Value {
             if notify.render_key.as_str() != step.key.as_str() {
                 value["render_key"] = json!(notify.render_key);
             }
+            if let Some(category) = &notify.category {
+                value["category"] = json!(category);
+            }
+            if notify.unless_read {
+                value["unless_read"] = json!(true);
+            }
             value
         }
         StepKind::Wait(wait) => {
@@ -78,10 +84,23 @@ fn action(step: &Step) -> Value {
 
 fn stop_condition(condition: &StopCondition) -> Value {
     let mut value = json!({ "type": "signal_received", "signal_type": condition.signal });
+    if !condition.matches.is_empty() {
+        let comparisons = condition.matches.iter().map(comparison);
+        value["match"] = Value::Object(comparisons.collect());
+    }
     if condition.then != Target::Stop {
         value["then"] = target(&condition.then);
     }
     value
+}
+
+fn comparison(one: &Match) -> (String, Value) {
+    let expected = match &one.expected {
+        Expected::Params(path) => json!(format!("params.{path}")),
+        Expected::Literal(value @ Value::String(_)) => json!({ "value": value }),
+        Expected::Literal(value) => value.clone(),
+    };
+    (one.payload.to_string(), expected)
 }
 
 /// A target as documents name it.

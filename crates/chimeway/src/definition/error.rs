@@ -67,6 +67,14 @@ pub enum Problem {
     UnknownStopCondition { found: String },
     #[error("the signal `{signal}` is named already by {first}")]
     DuplicateSignal { signal: String, first: String },
+    #[error("{found} comparisons are too many, at most {limit} are allowed")]
+    TooManyMatches { found: usize, limit: usize },
+    #[error("`{found}` is not a place in a JSON object")]
+    BadPath { found: String },
+    #[error("`{found}` is not a place in the trigger's params")]
+    BadExpectation { found: String },
+    #[error("an in_app message cannot depend on whether it was read")]
+    UnfitFallback,
     #[error("`on` and `on_outcome` mean the same and stand side by side")]
     BothSpellings,
     #[error("unknown outcome `{found}`")]
@@ -111,6 +119,10 @@ impl Problem {
             Self::TooManyStopConditions { .. } => "too_many_stop_conditions",
             Self::UnknownStopCondition { .. } => "unknown_stop_condition",
             Self::DuplicateSignal { .. } => "duplicate_signal",
+            Self::TooManyMatches { .. } => "too_many_matches",
+            Self::BadPath { .. } => "bad_path",
+            Self::BadExpectation { .. } => "bad_expectation",
+            Self::UnfitFallback => "unfit_fallback",
             Self::BothSpellings => "both_spellings",
             Self::UnknownOutcome { .. } => "unknown_outcome",
             Self::ImpossibleOutcome { .. } => "impossible_outcome",

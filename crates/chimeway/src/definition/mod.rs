@@ -24,6 +24,7 @@ pub mod duration;
 pub mod error;
 mod graph;
 pub mod known;
+mod matches;
 #[cfg(test)]
 mod properties;
 mod read;
@@ -41,7 +42,10 @@ pub use duration::{BadDuration, IsoDuration};
 pub use error::{DefinitionError, Problem};
 pub use known::Known;
 pub use read::{MAX_STEPS, MAX_STOP_CONDITIONS};
-pub use step::{Notify, Outcome, Step, StepKind, StopCondition, Target, Wait, WorkflowPlan};
+pub use step::{
+    Expected, JsonPath, Match, Notify, Outcome, Step, StepKind, StopCondition, Target, Wait,
+    WorkflowPlan,
+};
 pub use stored::{Definition, DefinitionMismatch, Resolved, StepIndex};
 pub use validate::{Validated, read_stored, validate};
 

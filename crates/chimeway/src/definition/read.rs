@@ -19,7 +19,7 @@ pub const MAX_STEPS: usize = 100;
 pub const MAX_STOP_CONDITIONS: usize = 10;
 
 const STEP_KEYS: [&str; 4] = ["id", "action", "on_outcome", "on"];
-const NOTIFY_KEYS: [&str; 3] = ["type", "channel", "render_key"];
+const NOTIFY_KEYS: [&str; 5] = ["type", "channel", "render_key", "category", "unless_read"];
 const WAIT_KEYS: [&str; 3] = ["type", "duration", "stop_conditions"];
 
 /// What is known of a step from its type alone, whatever else is wrong with it.
@@ -198,10 +198,32 @@ impl<'a> Reader<'a> {
             Some(render_key) => self.name(&render_key),
             None => step.and_then(|step| step.as_str().parse().ok()),
         };
+        let category = match action.get("category") {
+            Some(category) => self.name(&category).map(Some),
+            None => Some(None),
+        };
+        let unless_read = match action.get("unless_read") {
+            Some(node) => self.unless_read(&node, channel.as_ref()),
+            None => Some(false),
+        };
         Some(Notify {
             channel: channel?,
             render_key: render_key?,
+            category: category?,
+            unless_read: unless_read?,
         })
+    }
+
+    /// An item of the inbox that is not there once it has been read would never have been there.
+    fn unless_read(&mut self, node: &Node<'a>, channel: Option<&ChannelName>) -> Option<bool> {
+        let wanted = node.boolean(&mut self.mistakes)?;
+        if wanted && channel.is_some_and(|channel| channel.as_str() == "in_app") {
+            let hint = "a fallback goes over another channel, `email` for instance".to_owned();
+            let problem = Problem::UnfitFallback;
+            self.mistakes.add(&node.pointer, problem, Some(hint));
+            return None;
+        }
+        Some(wanted)
     }
 
     fn channel(&mut self, node: &Node<'a>) -> Option<ChannelName> {
@@ -271,7 +293,7 @@ impl<'a> Reader<'a> {
     ) -> Option<StopCondition> {
         let condition = node.object(&mut self.mistakes)?;
         condition.only(
-            &["type", "signal_type", "then"],
+            &["type", "signal_type", "match", "then"],
             |_| None,
             &mut self.mistakes,
         );
@@ -299,12 +321,17 @@ impl<'a> Reader<'a> {
             }
         }
         let signal = signal.and_then(|signal| self.name(&signal));
+        let matches = match condition.get("match") {
+            Some(comparisons) => self.matches(&comparisons),
+            None => Some(vec![]),
+        };
         let then = match condition.get("then") {
             Some(then) => self.target(&then),
             None => Some(Target::Stop),
         };
         Some(StopCondition {
             signal: signal?,
+            matches: matches?,
             then: then?,
         })
     }

@@ -86,6 +86,14 @@ impl<'a> Node<'a> {
         text
     }
 
+    pub(super) fn boolean(&self, mistakes: &mut Mistakes) -> Option<bool> {
+        let boolean = self.value.as_bool();
+        if boolean.is_none() {
+            self.wrong_type("true or false", mistakes);
+        }
+        boolean
+    }
+
     pub(super) fn list(&self, mistakes: &mut Mistakes) -> Option<Vec<Node<'a>>> {
         let Value::Array(items) = self.value else {
             self.wrong_type("a list", mistakes);

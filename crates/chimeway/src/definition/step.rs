@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::duration::IsoDuration;
-use crate::ids::{ChannelName, RenderKey, SignalName, StepKey, WorkflowKey};
+use crate::ids::{CategoryName, ChannelName, RenderKey, SignalName, StepKey, WorkflowKey};
 
 /// A checked workflow: at least one step, unique step keys, every target exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,11 @@ pub struct Notify {
     pub channel: ChannelName,
     /// The content.
     pub render_key: RenderKey,
+    /// What kind of message it is, for recipients who do not want that kind. Without one the
+    /// trigger's `params.category` counts.
+    pub category: Option<CategoryName>,
+    /// A fallback: not sent to somebody who has read the notification already.
+    pub unless_read: bool,
 }
 
 /// Suspends the run.
@@ -87,8 +93,54 @@ pub struct Wait {
 pub struct StopCondition {
     /// The signal.
     pub signal: SignalName,
+    /// What must hold of its payload; all of them. Without any, every signal of that name counts.
+    pub matches: Vec<Match>,
     /// Where the run goes then; [`Target::Stop`] unless the document says otherwise.
     pub then: Target,
+}
+
+/// One comparison of a signal's payload: only the run that it is about reacts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// Where in the payload.
+    pub payload: JsonPath,
+    /// What must stand there. Nothing there never matches.
+    pub expected: Expected,
+}
+
+/// What a signal's payload is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// What stands at that place in the trigger's params; nothing there never matches.
+    Params(JsonPath),
+    /// This text, number or boolean.
+    Literal(Value),
+}
+
+/// A place in a JSON object: names of members, outermost first. Written `order.customer.id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonPath(Vec<String>);
+
+impl JsonPath {
+    /// Reads `order.customer.id`; `None` where a name is empty or holds a control character.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let names: Vec<String> = text.split('.').map(ToOwned::to_owned).collect();
+        let is_name = |name: &String| !name.is_empty() && !name.chars().any(char::is_control);
+        (names.iter().all(is_name) && text.len() <= crate::ids::MAX_NAME).then_some(Self(names))
+    }
+
+    /// The names, outermost first.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for JsonPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
 }
 
 /// Where a run goes when it leaves a step.

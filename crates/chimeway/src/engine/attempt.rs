@@ -36,6 +36,14 @@ pub mod status_reason {
     pub const SUPERSEDED: &str = "superseded";
     /// No address of the recipient's is known for the channel.
     pub const NO_ADDRESS: &str = "no_address";
+    /// Its run was ended by hand.
+    pub const CANCELLED: &str = "cancelled";
+    /// The recipient does not want messages over that channel.
+    pub const CHANNEL_DISABLED: &str = "channel_disabled";
+    /// The recipient does not want messages of that category.
+    pub const CATEGORY_DISABLED: &str = "category_disabled";
+    /// A fallback, and the recipient has read the notification.
+    pub const ALREADY_READ: &str = "already_read";
     /// Workers died while they held it, too often.
     pub const QUARANTINED: &str = "quarantined";
 }
@@ -154,12 +162,16 @@ pub fn settle(
 }
 
 /// What a delivery's row means for its workflow; `None` while it has no result, and for a reason
-/// that no workflow may branch on (superseded, cancelled by hand).
+/// that no workflow may branch on (superseded).
 #[must_use]
 pub fn outcome_of(status: DeliveryStatus, status_reason: Option<&str>) -> Option<Outcome> {
     match (status, status_reason) {
         (DeliveryStatus::Succeeded, _) => Some(Outcome::Delivered),
         (DeliveryStatus::Suppressed, _) => Some(Outcome::Suppressed),
+        // By hand, or with its run: nothing was sent, on purpose.
+        (DeliveryStatus::Cancelled, None | Some(status_reason::CANCELLED)) => {
+            Some(Outcome::Suppressed)
+        }
         (DeliveryStatus::Failed, _) => Some(Outcome::TemporaryFailure),
         (DeliveryStatus::Cancelled, Some(status_reason::RETRIES_EXHAUSTED)) => {
             Some(Outcome::RetriesExhausted)
@@ -268,6 +280,10 @@ mod tests {
             outcome_of(DeliveryStatus::Cancelled, Some("superseded")),
             None
         );
-        assert_eq!(outcome_of(DeliveryStatus::Cancelled, None), None);
+        // Cancelled by hand: the journey goes on.
+        assert_eq!(
+            outcome_of(DeliveryStatus::Cancelled, None),
+            Some(Outcome::Suppressed)
+        );
     }
 }

@@ -146,10 +146,16 @@ define_words! {
         ReactivatedFromWait = "reactivated_from_wait",
         /// A signal met a stop condition.
         SignalReceived = "signal_received",
+        /// A message that had gone missing was made anew.
+        DeliveryPlannedAgain = "delivery_planned_again",
+        /// A host moved the run to another step by hand.
+        MovedByHost = "moved_by_host",
         /// The run came through.
         WorkflowCompleted = "workflow_completed",
         /// The run was stopped.
         WorkflowStopped = "workflow_stopped",
+        /// Somebody ended the run by hand.
+        WorkflowCancelled = "workflow_cancelled",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::attempt::DeliveryStatus;
 use crate::{
-    definition::step::Outcome,
+    definition::{StepIndex, step::Outcome},
     ids::{DeliveryId, SignalId, SignalName, Visit},
 };
 
@@ -21,6 +21,17 @@ pub enum Input {
         signal: SignalId,
         /// What was done.
         name: SignalName,
+        /// The delivery of this run that the signal is about, where it names one.
+        delivery: Option<DeliveryId>,
+    },
+    /// Somebody asked for its end.
+    Cancelled,
+    /// The current step is a message, and there is none: what the step had planned is gone.
+    DeliveryMissing,
+    /// A host moves the run to another step by hand.
+    Moved {
+        /// To there.
+        to: StepIndex,
     },
 }
 

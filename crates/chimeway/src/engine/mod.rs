@@ -40,7 +40,12 @@ pub fn decide(run: &Run, input: &Input, now: DateTime<Utc>) -> Verdict {
         (S::Born, I::Started) => Verdict::Move(start(run)),
         (S::Born, _) => Verdict::Noop(Noop::RunNotStarted),
 
+        // Before anything else: whatever is told together with it comes too late.
+        (S::Active | S::Waiting { .. }, I::Cancelled) => Verdict::Move(cancel(run)),
+        (S::Active | S::Waiting { .. }, I::Moved { to }) => Verdict::Move(move_to(run, *to, now)),
+
         (S::Active, I::Delivered(result)) => notify::leave(run, result, now),
+        (S::Active, I::DeliveryMissing) => notify::plan_again(run),
         (S::Active, I::Due) => wait::enter_late(run, now),
         // A wait entered later looks for signals that came before it.
         (S::Active, I::Signalled { .. }) => Verdict::Noop(Noop::NotWaiting),
@@ -50,11 +55,17 @@ pub fn decide(run: &Run, input: &Input, now: DateTime<Utc>) -> Verdict {
         (S::Waiting { stop_on, .. }, I::Signalled { name, .. }) if !stop_on.contains(name) => {
             Verdict::Noop(Noop::NotListening)
         }
-        (S::Waiting { .. }, I::Signalled { signal, name }) => {
-            wait::signalled(run, *signal, name, now)
-        }
+        (
+            S::Waiting { .. },
+            I::Signalled {
+                signal,
+                name,
+                delivery,
+            },
+        ) => wait::signalled(run, (*signal, *delivery), name, now),
         // The result of a delivery that its step did not wait for.
         (S::Waiting { .. }, I::Delivered(_)) => Verdict::Noop(Noop::Superseded),
+        (S::Waiting { .. }, I::DeliveryMissing) => Verdict::Noop(Noop::NoActiveStepDelivery),
 
         (S::Active | S::Waiting { .. }, I::Started) => Verdict::Noop(Noop::AlreadyStarted),
         (S::Completed | S::Stopped(_) | S::Failed(_), _) => Verdict::Noop(Noop::RunNotActive),
@@ -75,6 +86,32 @@ fn start(run: &Run) -> Vec<Decision> {
         [("workflow", run.definition.key.as_str().into())],
     ))];
     decisions.extend(activate(run, first));
+    decisions
+}
+
+/// Ends the run because somebody said so.
+fn cancel(run: &Run) -> Vec<Decision> {
+    let state = RunState::Stopped(TerminalReason::Cancelled);
+    vec![
+        Decision::Transition(Transition::new(run, state, Reason::WorkflowCancelled, [])),
+        Decision::CancelUnsent,
+    ]
+}
+
+/// Leaves the current step by hand and enters another one, or the same one anew.
+fn move_to(run: &Run, to: StepIndex, now: DateTime<Utc>) -> Vec<Decision> {
+    let key = |step| run.definition.step(step).key.as_str().into();
+    let facts = [("from_step", key(run.step)), ("to_step", key(to))];
+    let line = Transition::new(run, RunState::Active, Reason::MovedByHost, facts);
+    let mut reactivated = run.clone();
+    reactivated.apply(&line);
+    let mut decisions = vec![Decision::Transition(line), Decision::CancelUnsent];
+    let leave = Leave {
+        run: &reactivated,
+        cause: Cause::Host,
+        now,
+    };
+    decisions.extend(leave.to(Resolved::Step(to)));
     decisions
 }
 
@@ -115,6 +152,8 @@ enum Cause {
     Delivery(input::Delivered),
     /// A wait was over, by time or by a signal; its line is already written.
     Wait(TerminalReason),
+    /// A host moved it; its line is already written.
+    Host,
 }
 
 impl Leave<'_> {
@@ -126,6 +165,8 @@ impl Leave<'_> {
                 let reason = match &self.cause {
                     Cause::Delivery(result) => TerminalReason::Outcome(result.outcome),
                     Cause::Wait(reason) => reason.clone(),
+                    // It moves a run to steps only.
+                    Cause::Host => TerminalReason::Cancelled,
                 };
                 self.end(RunState::Stopped(reason), Reason::WorkflowStopped)
             }
@@ -160,7 +201,7 @@ impl Leave<'_> {
                 decisions.extend(activate(self.run, step));
                 decisions
             }
-            (StepKind::Notify(_), Cause::Wait(_)) => activate(self.run, step),
+            (StepKind::Notify(_), Cause::Wait(_) | Cause::Host) => activate(self.run, step),
         }
     }
 
@@ -179,7 +220,7 @@ impl Leave<'_> {
     fn delivery(&self) -> Option<crate::ids::DeliveryId> {
         match &self.cause {
             Cause::Delivery(result) => Some(result.delivery),
-            Cause::Wait(_) => None,
+            Cause::Wait(_) | Cause::Host => None,
         }
     }
 
@@ -193,7 +234,7 @@ impl Leave<'_> {
                     self.run.definition.step(self.run.step).key.as_str().into(),
                 ),
             ],
-            Cause::Wait(_) => vec![],
+            Cause::Wait(_) | Cause::Host => vec![],
         }
     }
 }

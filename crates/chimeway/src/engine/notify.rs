@@ -2,8 +2,28 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Cause, Leave, Noop, Run, Verdict, input::Delivered};
+use super::{
+    Cause, Decision, Leave, Noop, Reason, Run, RunState, Transition, Verdict, input::Delivered,
+};
 use crate::definition::step::{Outcome, StepKind, Target};
+
+/// The current visit has no message although its step is one: it is made anew.
+pub(super) fn plan_again(run: &Run) -> Verdict {
+    let step = run.definition.step(run.step);
+    let StepKind::Notify(notify) = &step.kind else {
+        return Verdict::Noop(Noop::NoActiveStepDelivery);
+    };
+    let facts = [("step_key", step.key.as_str().into())];
+    let line = Transition::new(run, RunState::Active, Reason::DeliveryPlannedAgain, facts);
+    Verdict::Move(vec![
+        Decision::Transition(line),
+        Decision::Plan {
+            step: run.step,
+            visit: run.visit,
+            channel: notify.channel.clone(),
+        },
+    ])
+}
 
 /// The result of the current step's delivery.
 ///

@@ -1,6 +1,6 @@
 //! Where a run is.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 
@@ -26,8 +26,8 @@ pub struct Run {
     pub visit: Visit,
     /// Its state, with exactly the fields that exist in it.
     pub state: RunState,
-    /// Why it is where it is.
-    pub status_reason: Reason,
+    /// Why it is where it is: a [`Reason`], or what a host has said by hand.
+    pub status_reason: Cow<'static, str>,
     /// The length of its history.
     pub sequence: Sequence,
 }
@@ -107,6 +107,8 @@ pub enum TerminalReason {
     StopCondition(SignalName),
     /// A step ended so, and its document says stop.
     Outcome(Outcome),
+    /// Somebody ended it by hand.
+    Cancelled,
     /// It could not go on: a code.
     Failed(String),
 }
@@ -117,6 +119,7 @@ impl std::fmt::Display for TerminalReason {
             Self::Completed => f.write_str("completed"),
             Self::StopCondition(signal) => write!(f, "stop_condition:{signal}"),
             Self::Outcome(outcome) => write!(f, "outcome:{outcome}"),
+            Self::Cancelled => f.write_str("cancelled"),
             Self::Failed(code) => write!(f, "failed:{code}"),
         }
     }
@@ -128,6 +131,7 @@ impl TerminalReason {
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
             None if text == "completed" => Some(Self::Completed),
+            None if text == "cancelled" => Some(Self::Cancelled),
             Some(("stop_condition", signal)) => {
                 SignalName::new(signal).ok().map(Self::StopCondition)
             }
@@ -179,7 +183,7 @@ impl Run {
             step: StepIndex::FIRST,
             visit: Visit(0),
             state: RunState::Born,
-            status_reason: Reason::WorkflowStarted,
+            status_reason: Reason::WorkflowStarted.as_str().into(),
             sequence: Sequence(0),
         }
     }
@@ -221,7 +225,7 @@ impl Run {
         self.sequence = self.sequence.next();
         // That a step became current is not why a run is where it is: the line before says that.
         if transition.reason != Reason::StepActivated {
-            self.status_reason = transition.reason;
+            self.status_reason = transition.reason.as_str().into();
         }
     }
 }

@@ -72,16 +72,23 @@ fn status_of(outcome: Outcome) -> DeliveryStatus {
     }
 }
 
-/// Reads `10:00 started`, `10:00 due`, `10:00 signal 7 paid` and `10:00 bounced 1`, where 7 is the
-/// signal's number and 1 the visit whose delivery ended so.
+/// Reads `10:00 started`, `10:00 due`, `10:00 cancelled`, `10:00 missing`, `10:00 moved 2`,
+/// `10:00 signal 7 paid` and `10:00 bounced 1`, where 2 is a step's place, 7 the signal's number and 1
+/// the visit whose delivery ended so.
 fn read(line: &str) -> (DateTime<Utc>, Input) {
     let words: Vec<&str> = line.split(' ').collect();
     let input = match words[1..] {
         ["started"] => Input::Started,
         ["due"] => Input::Due,
+        ["cancelled"] => Input::Cancelled,
+        ["missing"] => Input::DeliveryMissing,
+        ["moved", place] => Input::Moved {
+            to: StepIndex(place.parse().unwrap()),
+        },
         ["signal", number, name] => Input::Signalled {
             signal: SignalId(Uuid::from_u128(number.parse().unwrap())),
             name: name.parse().unwrap(),
+            delivery: None,
         },
         [outcome, visit] => result(
             Visit(visit.parse().unwrap()),

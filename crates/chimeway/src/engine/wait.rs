@@ -11,7 +11,7 @@ use crate::{
         StepIndex,
         step::{Outcome, StepKind, Target, Wait},
     },
-    ids::{SignalId, SignalName, Visit},
+    ids::{DeliveryId, SignalId, SignalName, Visit},
 };
 
 /// The line that enters a wait.
@@ -86,7 +86,7 @@ pub(super) fn elapse(run: &Run, now: DateTime<Utc>) -> Verdict {
 /// A signal that the wait listens to.
 pub(super) fn signalled(
     run: &Run,
-    signal: SignalId,
+    (signal, delivery): (SignalId, Option<DeliveryId>),
     name: &SignalName,
     now: DateTime<Utc>,
 ) -> Verdict {
@@ -107,6 +107,7 @@ pub(super) fn signalled(
         [("event_name", name.as_str().into())],
     );
     line.signal = Some(signal);
+    line.delivery = delivery;
     leave(
         run,
         line,

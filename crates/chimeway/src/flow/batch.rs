@@ -9,7 +9,7 @@ use std::{future::Future, time::Duration};
 use rand::RngExt;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Core, progress::Made};
+use super::{Core, made::Made};
 use crate::store::{StoreError, StoreResult, error::Fault};
 
 /// How often a batch is repeated after a conflict.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Core, Point, batch,
-    progress::Made,
+    made::Made,
     record::{Attempted, Record},
 };
 

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     channels::{Channel, Message, Receipt, SendError},
     definition::{Definition, Outcome, StepKind},
-    engine::AttemptResult,
-    ids::{ActorId, ChannelName, TenantId},
+    engine::{AttemptResult, attempt::status_reason},
+    ids::{ActorId, CategoryName, ChannelName, TenantId},
     store::{
         StoreResult,
         deliveries::{ClaimRef, ClaimedRow},
@@ -94,6 +94,10 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     if !is_wanted(row, definition.map(AsRef::as_ref)) {
         return attempted(claimed, "", &core.worker, Ended::unsent(Unsent::Superseded));
     }
+    if let Some(reason) = definition.and_then(|definition| suppressed(row, definition)) {
+        let unsent = Ended::unsent(Unsent::Suppressed(reason));
+        return attempted(claimed, "", &core.worker, unsent);
+    }
     let Some(mut message) = message else {
         let ended = Ended::failed(
             AttemptResult::Permanent,
@@ -162,11 +166,35 @@ fn is_wanted(row: &ClaimedRow, definition: Option<&Definition>) -> bool {
             .is_some_and(|step| step.on_outcome.contains_key(&Outcome::TemporaryFailure))
 }
 
+/// Why the recipient is not to get this message, if so: what was looked at when it was planned is
+/// looked at again, for it may have been said since.
+fn suppressed(row: &ClaimedRow, definition: &Definition) -> Option<&'static str> {
+    let step = definition.step(definition.index_of(row.step)?);
+    let StepKind::Notify(notify) = &step.kind else {
+        return None;
+    };
+    let category = notify.category.as_ref().map(CategoryName::as_str);
+    let category = category.or_else(|| row.params.as_ref()?.get("category")?.as_str());
+    let unwanted = row.disabled_categories.as_deref().unwrap_or_default();
+    if row.channel_disabled {
+        Some(status_reason::CHANNEL_DISABLED)
+    } else if category.is_some_and(|category| unwanted.iter().any(|one| one == category)) {
+        Some(status_reason::CATEGORY_DISABLED)
+    } else if notify.unless_read && row.read {
+        Some(status_reason::ALREADY_READ)
+    } else {
+        None
+    }
+}
+
 /// How a try ends that has no address to go to.
 fn unaddressed(addressed: &Addressed) -> Option<Ended> {
     match addressed {
         Addressed::Yes => None,
-        Addressed::Nowhere => Some(Ended::unsent(Unsent::NoAddress)),
+        Addressed::Nowhere => {
+            let unsent = Unsent::Suppressed(status_reason::NO_ADDRESS);
+            Some(Ended::unsent(unsent))
+        }
         Addressed::Unknown => {
             let temporary = AttemptResult::Temporary { retry_after: None };
             Some(Ended::failed(temporary, "the address book did not answer"))

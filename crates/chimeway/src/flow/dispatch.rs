@@ -10,8 +10,8 @@ use super::{
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
+    made::Made,
     owed::Owed,
-    progress::Made,
     record::Record,
     route::Route,
     sweep,
@@ -65,6 +65,20 @@ impl Chimeway {
             all.runs += round.runs;
             all.deliveries += round.deliveries;
         }
+    }
+}
+
+impl Chimeway {
+    /// The minute's safety net, now: closes leases that ended without a record, and makes runs due that
+    /// nothing else would move, among up to 10,000 live ones; the next call goes on from there. Returns
+    /// how many of both it found. A fleet does this by itself; safe to call at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Store`] if the database is away.
+    pub async fn sweep(&self, pool: &PgPool) -> Result<usize, FlowError> {
+        let closed = sweep::close_expired(&self.core, pool).await?;
+        Ok(closed + sweep::heal(&self.core, pool).await?)
     }
 }
 

@@ -1,15 +1,18 @@
-//! Runs whose instant has come: a wait is over, or a step is to be entered by a worker.
+//! Runs whose instant has come: a wait is over, a step is to be entered by a worker, somebody asked for
+//! the run's end, or the sweep found that nothing else would move it.
 
 use std::collections::{HashMap, VecDeque};
 
 use sqlx::PgConnection;
 
-use super::{Core, Point, batch::DueWork, progress, progress::Made};
+use super::{Core, Point, batch::DueWork, made::Made, progress};
 use crate::{
-    engine::Input,
-    ids::RunId,
+    definition::{StepIndex, StepKind},
+    engine::{Input, StateName, attempt, input::Delivered},
+    ids::{RunId, Visit},
     store::{
-        StoreResult,
+        StoreResult, healing,
+        owed::parse_status,
         runs::{self, RunRow},
     },
 };
@@ -39,14 +42,61 @@ impl DueWork for Due<'_> {
     }
 
     async fn work(&self, conn: &mut PgConnection, rows: Vec<RunRow>) -> StoreResult<Made> {
-        let inputs: HashMap<RunId, VecDeque<Input>> = rows
-            .iter()
-            .map(|row| (row.id, VecDeque::from([Input::Due])))
-            .collect();
+        let inputs = inputs(self.core, conn, &rows).await?;
         progress::advance(self.core, conn, rows, inputs).await
     }
 
     async fn fail(&self, conn: &mut PgConnection, id: &RunId, reason: &str) -> StoreResult<()> {
         runs::fail(conn, &[*id], reason).await
     }
+}
+
+/// What locked runs are told when they are looked at: that they are due, and before that, where they
+/// are in a message, what has become of it. No due instant leads there but a cancellation, a retry by
+/// hand and the sweep: usually nothing is read.
+pub(super) async fn inputs(
+    core: &Core,
+    conn: &mut PgConnection,
+    rows: &[RunRow],
+) -> StoreResult<HashMap<RunId, VecDeque<Input>>> {
+    let definitions = core
+        .definitions
+        .get(conn, rows.iter().map(|row| row.workflow_definition_id))
+        .await?;
+    let sends = |row: &&RunRow| {
+        let definition = definitions.get(&row.workflow_definition_id);
+        let step: Option<StepIndex> =
+            definition.and_then(|definition| definition.index_of(row.current_step_id));
+        row.state == StateName::Active.as_str()
+            && definition.zip(step).is_some_and(|(definition, step)| {
+                matches!(definition.step(step).kind, StepKind::Notify(_))
+            })
+    };
+    let visits: Vec<(RunId, Visit)> = rows
+        .iter()
+        .filter(sends)
+        .map(|row| (row.id, Visit(row.visit)))
+        .collect();
+    let mut messages: HashMap<RunId, Option<Input>> = visits
+        .iter()
+        .map(|(run, _)| (*run, Some(Input::DeliveryMissing)))
+        .collect();
+    for message in healing::messages(conn, &visits).await? {
+        let status = parse_status(message.id, &message.status)?;
+        let outcome = attempt::outcome_of(status, message.status_reason.as_deref());
+        let told = outcome.map(|outcome| {
+            Input::Delivered(Delivered {
+                delivery: message.id,
+                visit: message.visit,
+                outcome,
+                status,
+            })
+        });
+        messages.insert(message.run, told);
+    }
+    let told = rows.iter().map(|row| {
+        let message = messages.remove(&row.id).flatten();
+        (row.id, message.into_iter().chain([Input::Due]).collect())
+    });
+    Ok(told.collect())
 }

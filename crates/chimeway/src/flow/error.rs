@@ -1,8 +1,10 @@
 //! Why a call was refused: one line that says what and how to mend it.
 
+use uuid::Uuid;
+
 use crate::{
     definition::DefinitionError,
-    ids::{BadName, RenderKey, Version, WorkflowKey},
+    ids::{BadName, RenderKey, RunId, TenantId, Version, WorkflowKey},
     store::StoreError,
 };
 
@@ -55,9 +57,49 @@ pub enum FlowError {
         /// The workflow it began.
         first: String,
     },
+    /// Nothing of that tenant's is stored under that id; another tenant's looks the same.
+    #[error("{tenant} has no {what} {id}", tenant = of_tenant(.tenant))]
+    NotFound {
+        /// run, delivery, notification, signal, definition, step ..
+        what: &'static str,
+        /// Its id, or its name.
+        id: String,
+        /// Who asked; `None` where the call takes no tenant.
+        tenant: Option<TenantId>,
+    },
+    /// What was given belongs to another tenant than the one that was named.
+    #[error("tenant_mismatch: the {what} {id} is not of the tenant `{tenant}`")]
+    TenantMismatch {
+        /// What was given.
+        what: &'static str,
+        /// Its id.
+        id: String,
+        /// The tenant that was named.
+        tenant: TenantId,
+    },
+    /// A run that has ended is not changed any more.
+    #[error("run_not_active: the run {0} has ended")]
+    RunEnded(RunId),
+    /// A retry of something that needs none, or that can have none.
+    #[error("the {subject} {id} is not retried: {why}")]
+    NotRetryable {
+        /// delivery, run, event or signal.
+        subject: String,
+        /// Which one.
+        id: Uuid,
+        /// Why not, and what helps.
+        why: String,
+    },
     /// The database, or a row in it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn of_tenant(tenant: &Option<TenantId>) -> String {
+    match tenant {
+        Some(tenant) => format!("the tenant `{tenant}`"),
+        None => "the database".to_owned(),
+    }
 }
 
 fn counted(mistakes: &[DefinitionError]) -> String {
@@ -88,6 +130,10 @@ impl FlowError {
             Self::BadJson { .. } => "bad_json",
             Self::BadName(_) => "bad_name",
             Self::KeyReused { .. } => "idempotency_key_reused",
+            Self::NotFound { .. } => "not_found",
+            Self::TenantMismatch { .. } => "tenant_mismatch",
+            Self::RunEnded(_) => "run_not_active",
+            Self::NotRetryable { .. } => "not_retryable",
             Self::Store(_) => "store",
         }
     }

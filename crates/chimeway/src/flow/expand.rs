@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{Core, batch::DueWork, progress::Made, start};
+use super::{Core, batch::DueWork, made::Made, start};
 use crate::{
     ids::EventId,
     store::{

@@ -4,11 +4,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::{Chimeway, FlowError};
+use super::{FlowError, workflows::Workflows};
 use crate::{
     engine::attempt::status_reason,
     ids::{DeliveryId, RunId, TenantId},
-    store::{StoreError, runs, transitions, transitions::StoredTransition},
+    store::{StoreError, run_views, transitions, transitions::StoredTransition},
 };
 
 /// Where a run is and why.
@@ -42,6 +42,12 @@ pub struct Explanation {
     pub started_at: DateTime<Utc>,
     /// When it ended.
     pub ended_at: Option<DateTime<Utc>>,
+    /// When somebody asked for its end.
+    #[serde(default)]
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// What people did to it, and to its messages, by hand.
+    #[serde(default)]
+    pub interventions: Vec<Intervention>,
     /// What it sent or is to send, in order.
     pub deliveries: Vec<DeliveryFacts>,
     /// What will happen, when, or what it waits for: one sentence.
@@ -51,6 +57,23 @@ pub struct Explanation {
     now: DateTime<Utc>,
     #[serde(default, skip_serializing)]
     wake_at: Option<DateTime<Utc>>,
+}
+
+/// What somebody did by hand.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Intervention {
+    /// cancel or retry.
+    pub kind: String,
+    /// run, delivery, event or signal.
+    pub subject: String,
+    /// Which one.
+    pub subject_id: uuid::Uuid,
+    /// Who.
+    pub made_by: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// When.
+    pub made_at: DateTime<Utc>,
 }
 
 /// One message of a run.
@@ -64,6 +87,9 @@ pub struct DeliveryFacts {
     pub status: String,
     /// Why.
     pub status_reason: Option<String>,
+    /// Where it was decided on purpose not to send it: planning or claim.
+    #[serde(default)]
+    pub checkpoint: Option<String>,
     /// Tries that count.
     pub attempts: i32,
     /// When it is tried next.
@@ -80,7 +106,7 @@ pub struct DeliveryFacts {
     pub last_outcome: Option<String>,
 }
 
-impl Chimeway {
+impl Workflows {
     /// Where one tenant's run is and why; `None` where that tenant has no such run, whoever else has.
     ///
     /// # Errors
@@ -92,7 +118,7 @@ impl Chimeway {
         tenant: &TenantId,
         run: RunId,
     ) -> Result<Option<Explanation>, FlowError> {
-        let Some(facts) = runs::explain(conn, tenant.as_str(), run).await? else {
+        let Some(facts) = run_views::explain(conn, tenant.as_str(), run).await? else {
             return Ok(None);
         };
         let mut explanation: Explanation =
@@ -101,7 +127,7 @@ impl Chimeway {
                 column: "explain",
                 row: run.0,
             })?;
-        explanation.next = format!("{}{}", explanation.sentence(), explanation.nowhere());
+        explanation.next = format!("{}{}", explanation.sentence(), explanation.unsent());
         Ok(Some(explanation))
     }
 
@@ -111,7 +137,7 @@ impl Chimeway {
     /// # Errors
     ///
     /// [`FlowError::Store`].
-    pub async fn traces(
+    pub async fn list_traces(
         &self,
         conn: &mut PgConnection,
         tenant: &TenantId,
@@ -129,6 +155,12 @@ impl Chimeway {
 
 impl Explanation {
     fn sentence(&self) -> String {
+        if self.cancel_requested_at.is_some() && self.ended_at.is_none() {
+            return format!(
+                "Nothing more is sent: its end was asked for, and a worker is about to end it.{}",
+                self.still_out()
+            );
+        }
         if let Some(reason) = &self.quarantine_reason {
             return format!("Nothing happens by itself: the run was set aside ({reason}).");
         }
@@ -225,30 +257,50 @@ impl Explanation {
         })
     }
 
-    /// Messages that nobody could be sent.
-    fn nowhere(&self) -> String {
-        let mut channels: Vec<String> = vec![];
-        for delivery in &self.deliveries {
-            if delivery.status_reason.as_deref() == Some(status_reason::NO_ADDRESS)
-                && !channels.contains(&delivery.channel)
-            {
-                channels.push(delivery.channel.clone());
+    /// Messages that were not sent on purpose, and why: a sentence for each reason.
+    fn unsent(&self) -> String {
+        let mut text = String::new();
+        for (reason, why) in UNSENT {
+            let mut channels: Vec<&str> = vec![];
+            for delivery in &self.deliveries {
+                if delivery.status_reason.as_deref() == Some(reason)
+                    && !channels.contains(&delivery.channel.as_str())
+                {
+                    channels.push(&delivery.channel);
+                }
+            }
+            if !channels.is_empty() {
+                let channels = channels.join(" and ");
+                text.push_str(&format!(" Nothing was sent over {channels}: {why}."));
             }
         }
-        match channels.as_slice() {
-            [] => String::new(),
-            channels => format!(
-                " Nothing was sent over {}: no address is known for the recipient; `chimeway \
-                 recipients set` stores one for later messages.",
-                channels.join(" and ")
-            ),
-        }
+        text
     }
 
     fn is_due(&self, at: Option<DateTime<Utc>>) -> bool {
         at.is_some_and(|at| at <= self.now)
     }
 }
+
+/// Why a message is not sent on purpose, in words.
+const UNSENT: [(&str, &str); 4] = [
+    (
+        status_reason::NO_ADDRESS,
+        "no address is known for the recipient; `chimeway recipients set` stores one for later messages",
+    ),
+    (
+        status_reason::CHANNEL_DISABLED,
+        "the recipient does not want messages over that channel",
+    ),
+    (
+        status_reason::CATEGORY_DISABLED,
+        "the recipient does not want messages of that category",
+    ),
+    (
+        status_reason::ALREADY_READ,
+        "the recipient had read the notification already",
+    ),
+];
 
 fn verb(state: &str) -> &str {
     if state == "stopped" {

@@ -20,7 +20,10 @@ mod expand;
 pub mod explain;
 pub mod hooks;
 pub mod inbox;
+mod made;
+mod moved;
 mod owed;
+pub mod preferences;
 mod progress;
 pub mod recipients;
 mod record;
@@ -31,9 +34,10 @@ pub mod templates;
 pub mod track;
 pub mod trigger;
 pub mod workers;
+pub mod workflows;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -46,10 +50,12 @@ pub use error::FlowError;
 pub use explain::{DeliveryFacts, Explanation};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
+pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
+pub use workflows::Workflows;
 
 use crate::{
     channels::{Channel, Registry},
@@ -57,7 +63,7 @@ use crate::{
     engine::Budget,
     ids::{BadName, ChannelName},
     queue::{QueueName, Wakes},
-    store::settings,
+    store::{healing::Place, settings},
 };
 
 /// Who does what a commit made due.
@@ -111,6 +117,8 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     pub(crate) hook: Option<Hook>,
     pub(crate) address_book: Option<Arc<dyn AddressBook>>,
+    /// How far this process's walks over the live runs have come.
+    pub(crate) walked: Mutex<Place>,
     /// The queues that this process runs; empty where it runs none.
     pub(crate) runs: OnceLock<Vec<QueueName>>,
 }
@@ -237,6 +245,7 @@ impl ChimewayBuilder {
                 budget: Budget::default(),
                 hook: self.hook,
                 address_book: self.address_book,
+                walked: Mutex::default(),
                 runs: OnceLock::new(),
             }),
         }
@@ -247,7 +256,7 @@ impl Core {
     /// What a worker's committed transaction made due is told to this process's own queues, and by
     /// NOTIFY to others where this process does not run the queue. A hint: should it be lost, polling
     /// finds the work.
-    pub(crate) async fn wake_after(&self, pool: &PgPool, made: &progress::Made) {
+    pub(crate) async fn wake_after(&self, pool: &PgPool, made: &made::Made) {
         if made.planned > 0 {
             self.wakes.of(QueueName::Delivery).now();
         }

@@ -8,7 +8,7 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::{Core, batch::DueWork, progress, progress::Made};
+use super::{Core, batch::DueWork, made::Made, progress};
 use crate::{
     engine::{Input, attempt, input::Delivered},
     ids::{DeliveryId, RunId},

@@ -6,190 +6,32 @@
 //! a later statement, so that it sees what committed while the lock was waited for. A visible signal
 //! thereby beats the timer, routed or not, and an early one ends the wait it was too early for.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Core, owed::SET_ASIDE};
+use super::{
+    Core,
+    made::Made,
+    moved::{Moved, Owner, decode, ended_undecoded},
+    owed::SET_ASIDE,
+};
 use crate::{
-    definition::StepIndex,
-    engine::{
-        Decision, Input, Reason, Run, RunState, StateName, TerminalReason, Transition, Verdict,
-        attempt::status_reason::SUPERSEDED, decide,
-    },
-    ids::{DeliveryId, NotificationId, RunId, Sequence, SignalId, SignalName, Visit},
+    definition::{Expected, Match, StepIndex, StepKind},
+    engine::{Input, Noop, RunState, Verdict, attempt::status_reason::CANCELLED, decide},
+    ids::{RunId, SignalId, SignalName, Visit},
     store::{
-        StoreError, StoreResult,
-        deliveries::{self, NewDelivery},
-        owed,
-        runs::{self, RunRow, SavedRun},
+        StoreResult, deliveries, owed,
+        runs::{self, RunRow},
         signals::{self, Candidate, Listening},
-        transitions::{self, NewTransition},
+        transitions,
     },
 };
 
 /// After how many inputs one transaction shows a run no more signals: the next one does, at once.
 const MOST_STEPS: usize = 32;
-
-/// What a committed transaction made due.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Made {
-    /// Runs that were started.
-    pub(crate) started: usize,
-    /// Runs that moved.
-    pub(crate) moved: usize,
-    /// Messages to send now.
-    pub(crate) planned: usize,
-    /// How far away the first run is that is to be looked at.
-    pub(crate) next_wake: Option<Duration>,
-    /// How far away the first repeated try is.
-    pub(crate) next_retry: Option<Duration>,
-}
-
-impl Made {
-    pub(super) fn wakes_in(&mut self, delay: TimeDelta) {
-        let delay = delay.to_std().unwrap_or_default();
-        self.next_wake = Some(self.next_wake.map_or(delay, |known| known.min(delay)));
-    }
-
-    /// Both.
-    pub(super) fn and(self, other: Self) -> Self {
-        let least = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
-        Self {
-            started: self.started + other.started,
-            moved: self.moved + other.moved,
-            planned: self.planned + other.planned,
-            next_wake: least(self.next_wake, other.next_wake),
-            next_retry: least(self.next_retry, other.next_retry),
-        }
-    }
-
-    pub(super) fn retries_in(&mut self, delay: Duration) {
-        self.next_retry = Some(self.next_retry.map_or(delay, |known| known.min(delay)));
-    }
-}
-
-/// Whose a run is.
-#[derive(Debug, Clone)]
-pub(super) struct Owner {
-    pub(super) tenant: String,
-    pub(super) actor: String,
-    pub(super) notification: Option<NotificationId>,
-}
-
-/// What is to be written for a run that moved.
-#[derive(Debug, Default)]
-pub(super) struct Writes {
-    pub(super) transitions: Vec<NewTransition>,
-    pub(super) deliveries: Vec<NewDelivery>,
-    pub(super) cancel_unsent: bool,
-    status_context: Value,
-}
-
-/// A run on its way through a transaction.
-pub(super) struct Moved {
-    pub(super) run: Run,
-    pub(super) writes: Writes,
-    owner: Owner,
-}
-
-impl Moved {
-    pub(super) fn new(run: Run, owner: Owner) -> Self {
-        Self {
-            run,
-            owner,
-            writes: Writes::default(),
-        }
-    }
-
-    /// Carries decisions out in memory.
-    pub(super) fn apply(&mut self, decisions: &[Decision], now: DateTime<Utc>) {
-        for decision in decisions {
-            match decision {
-                Decision::Transition(transition) => {
-                    self.run.apply(transition);
-                    let line = self.line(transition, now);
-                    if transition.reason != Reason::StepActivated {
-                        self.writes.status_context = line.context.clone();
-                    }
-                    self.writes.transitions.push(line);
-                }
-                Decision::Plan {
-                    step,
-                    visit,
-                    channel,
-                } => {
-                    self.writes.deliveries.push(NewDelivery {
-                        id: DeliveryId::fresh(),
-                        run: self.run.id,
-                        step: self.run.definition.step_id(*step),
-                        visit: *visit,
-                        notification: self.owner.notification,
-                        tenant: self.owner.tenant.clone(),
-                        channel: channel.as_str().to_owned(),
-                        due: now,
-                    });
-                }
-                Decision::CancelUnsent => self.writes.cancel_unsent = true,
-            }
-        }
-    }
-
-    fn line(&self, transition: &Transition, now: DateTime<Utc>) -> NewTransition {
-        NewTransition {
-            run: self.run.id,
-            step: self.run.definition.step_id(transition.step),
-            delivery: transition.delivery,
-            signal: transition.signal,
-            sequence: self.run.sequence,
-            visit: transition.visit,
-            from: transition.from.map(StateName::as_str),
-            to: transition.to.name().map_or("active", StateName::as_str),
-            reason: transition.reason.as_str(),
-            context: Value::Object(transition.context.clone()),
-            at: now,
-        }
-    }
-
-    /// The run's row now.
-    pub(super) fn row(&self, now: DateTime<Utc>) -> SavedRun {
-        let (suspended_until, pending_signals) = match &self.run.state {
-            RunState::Waiting { until, stop_on } => (
-                Some(*until),
-                stop_on.iter().map(ToString::to_string).collect(),
-            ),
-            _ => (None, vec![]),
-        };
-        let context = &self.writes.status_context;
-        SavedRun {
-            id: self.run.id,
-            step: self.run.definition.step_id(self.run.step),
-            visit: self.run.visit,
-            state: self.run.state.name().map_or("active", StateName::as_str),
-            status_reason: self.run.status_reason.as_str(),
-            status_context: if context.is_null() {
-                Value::Object(Default::default())
-            } else {
-                context.clone()
-            },
-            suspended_until,
-            wake_at: self.run.wake_at(now),
-            pending_signals,
-            terminal_reason: self
-                .run
-                .state
-                .terminal_reason()
-                .map(|reason| reason.to_string()),
-            sequence: self.run.sequence,
-            at: now,
-        }
-    }
-}
 
 /// A locked run and what it is to be told.
 struct Locked {
@@ -206,14 +48,29 @@ struct Locked {
     told: usize,
     /// It was due: its row is written even if nothing happened, or it would be due for ever.
     was_due: bool,
+    /// Why the last thing it was told decided nothing.
+    noop: Option<Noop>,
+}
+
+/// What became of one run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Advanced {
+    pub(super) run: RunId,
+    /// Whether it moved.
+    pub(super) moved: bool,
+    /// Why the last thing it was told decided nothing.
+    pub(super) noop: Option<Noop>,
 }
 
 impl Locked {
-    /// The wait it is in, unless its signals have been looked up.
+    /// The wait it is in, unless its signals have been looked up. A run whose end somebody has asked
+    /// for hears nothing more.
     fn waits(&self) -> Option<&[SignalName]> {
         match &self.moved.run.state {
             RunState::Waiting { stop_on, .. }
-                if !stop_on.is_empty() && self.looked_up != Some(self.moved.run.visit) =>
+                if !stop_on.is_empty()
+                    && self.looked_up != Some(self.moved.run.visit)
+                    && self.inputs.front() != Some(&Input::Cancelled) =>
             {
                 Some(stop_on)
             }
@@ -239,8 +96,23 @@ impl Locked {
                 notification: owner.notification,
                 step: run.definition.step_id(run.step),
                 name: name.as_str().to_owned(),
+                matches: self.matches(name),
                 since,
             })
+    }
+
+    /// What must hold of the payload of that signal, as the store compares it.
+    fn matches(&self, name: &SignalName) -> Option<Value> {
+        let run = &self.moved.run;
+        let StepKind::Wait(wait) = &run.definition.step(run.step).kind else {
+            return None;
+        };
+        let condition = wait
+            .stop_conditions
+            .iter()
+            .find(|one| one.signal == *name)?;
+        let compared = condition.matches.iter().map(comparison);
+        (!condition.matches.is_empty()).then(|| compared.collect())
     }
 
     fn acted(&self) -> impl Iterator<Item = Candidate> {
@@ -251,8 +123,12 @@ impl Locked {
 
     fn tell(&mut self, input: &Input) {
         self.told += 1;
-        let Verdict::Move(decisions) = decide(&self.moved.run, input, self.now) else {
-            return;
+        let decisions = match decide(&self.moved.run, input, self.now) {
+            Verdict::Move(decisions) => decisions,
+            Verdict::Noop(noop) => {
+                self.noop = Some(noop);
+                return;
+            }
         };
         if matches!(self.moved.run.state, RunState::Waiting { .. }) {
             self.left.insert(self.moved.run.step);
@@ -264,28 +140,50 @@ impl Locked {
     }
 }
 
+fn comparison(one: &Match) -> Value {
+    let payload = one.payload.names();
+    match &one.expected {
+        Expected::Params(path) => json!({ "payload": payload, "params": path.names() }),
+        Expected::Literal(value) => json!({ "payload": payload, "value": value }),
+    }
+}
+
 /// Tells locked runs what happened, looks up the signals they listen to, and writes where they are
 /// then. Runs without an input are shown the signals alone.
 ///
-/// A row that does not decode is set aside by itself.
+/// A run whose end somebody has asked for is told that first, whatever else it was locked for. A row
+/// that does not decode is set aside by itself.
 pub(super) async fn advance(
     core: &Core,
     conn: &mut PgConnection,
     rows: Vec<RunRow>,
-    mut inputs: HashMap<RunId, VecDeque<Input>>,
+    inputs: HashMap<RunId, VecDeque<Input>>,
 ) -> StoreResult<Made> {
+    Ok(advance_each(core, conn, rows, inputs).await?.0)
+}
+
+/// As [`advance`], and says what became of each run that decodes.
+pub(super) async fn advance_each(
+    core: &Core,
+    conn: &mut PgConnection,
+    rows: Vec<RunRow>,
+    mut inputs: HashMap<RunId, VecDeque<Input>>,
+) -> StoreResult<(Made, Vec<Advanced>)> {
     let definitions = core
         .definitions
         .get(conn, rows.iter().map(|row| row.workflow_definition_id))
         .await?;
     let mut locked = Vec::with_capacity(rows.len());
-    let (mut undecodable, mut untold) = (vec![], vec![]);
+    let (mut undecodable, mut ended, mut untold) = (vec![], vec![], vec![]);
     for row in rows {
         let definition = definitions.get(&row.workflow_definition_id).cloned();
         match decode(&row, definition) {
             Ok(run) => {
-                let inputs = inputs.remove(&row.id).unwrap_or_default();
-                let was_due = inputs.contains(&Input::Due);
+                let mut inputs = inputs.remove(&row.id).unwrap_or_default();
+                let was_due = row.due && inputs.contains(&Input::Due);
+                if row.cancel_requested {
+                    inputs.push_front(Input::Cancelled);
+                }
                 let owner = Owner {
                     tenant: row.tenant_id,
                     actor: row.actor_id,
@@ -303,7 +201,12 @@ pub(super) async fn advance(
                     heard: vec![],
                     told: 0,
                     was_due,
+                    noop: None,
                 });
+            }
+            Err(error) if row.cancel_requested => {
+                tracing::warn!(run.id = %row.id, %error, "a run that does not decode was ended by hand");
+                ended.push(ended_undecoded(&row));
             }
             Err(error) => {
                 tracing::error!(run.id = %row.id, %error, "a run is set aside");
@@ -349,6 +252,7 @@ pub(super) async fn advance(
                 Some(Input::Signalled {
                     signal: signal.signal,
                     name,
+                    delivery: signal.delivery,
                 })
             });
             let input = signalled.or_else(|| one.inputs.pop_front());
@@ -361,12 +265,26 @@ pub(super) async fn advance(
             break;
         }
     }
-    write(conn, locked).await
+    let advanced = locked.iter().map(|one| Advanced {
+        run: one.moved.run.id,
+        moved: !one.moved.writes.transitions.is_empty(),
+        noop: one.noop,
+    });
+    let advanced = advanced.collect();
+    let made = write(conn, locked, ended).await?;
+    Ok((made, advanced))
 }
 
-async fn write(conn: &mut PgConnection, locked: Vec<Locked>) -> StoreResult<Made> {
+async fn write(
+    conn: &mut PgConnection,
+    locked: Vec<Locked>,
+    ended: Vec<(runs::SavedRun, transitions::NewTransition)>,
+) -> StoreResult<Made> {
     let mut made = Made::default();
-    let (mut rows, mut lines, mut planned, mut cancelled) = (vec![], vec![], vec![], vec![]);
+    let (mut rows, mut lines): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
+    let mut cancelled: Vec<(RunId, &'static str)> =
+        rows.iter().map(|row| (row.id, CANCELLED)).collect();
+    let mut planned = vec![];
     for one in locked {
         let mut row = one.moved.row(one.now);
         if one.told >= MOST_STEPS && row.terminal_reason.is_none() {
@@ -380,63 +298,18 @@ async fn write(conn: &mut PgConnection, locked: Vec<Locked>) -> StoreResult<Made
             made.wakes_in(wake_at - one.now);
         }
         made.moved += usize::from(moved);
-        if one.moved.writes.cancel_unsent {
-            cancelled.push(row.id);
+        if let Some(reason) = one.moved.writes.cancel_unsent {
+            cancelled.push((row.id, reason));
         }
         lines.extend(one.moved.writes.transitions);
         planned.extend(one.moved.writes.deliveries);
         rows.push(row);
     }
-    made.planned = planned.len();
     runs::save(conn, &rows).await?;
-    deliveries::cancel_unsent(conn, &cancelled, SUPERSEDED).await?;
+    deliveries::cancel_unsent(conn, &cancelled).await?;
     transitions::append(conn, &lines).await?;
-    deliveries::plan(conn, &planned).await?;
+    made.plan(conn, &planned).await?;
     Ok(made)
-}
-
-/// A run's row as the engine knows it; an error names the column that makes no sense.
-fn decode(
-    row: &RunRow,
-    definition: Option<std::sync::Arc<crate::definition::Definition>>,
-) -> StoreResult<Run> {
-    let bad = |column| StoreError::Inconsistent {
-        table: "workflow_runs",
-        column,
-        row: row.id.0,
-    };
-    let definition = definition.ok_or_else(|| bad("workflow_definition_id"))?;
-    let step = definition
-        .index_of(row.current_step_id)
-        .ok_or_else(|| bad("current_step_id"))?;
-    let reason = || {
-        let text = row.terminal_reason.as_deref().unwrap_or_default();
-        TerminalReason::parse(text).ok_or_else(|| bad("terminal_reason"))
-    };
-    let state = match StateName::parse(&row.state).ok_or_else(|| bad("state"))? {
-        StateName::Active => RunState::Active,
-        StateName::Waiting => RunState::Waiting {
-            until: row.suspended_until.ok_or_else(|| bad("suspended_until"))?,
-            stop_on: row
-                .pending_signals
-                .iter()
-                .map(|name| SignalName::new(name.as_str()))
-                .collect::<Result<_, _>>()
-                .map_err(|_| bad("pending_signals"))?,
-        },
-        StateName::Completed => RunState::Completed,
-        StateName::Stopped => RunState::Stopped(reason()?),
-        StateName::Failed => RunState::Failed(reason()?),
-    };
-    Ok(Run {
-        id: row.id,
-        definition,
-        step,
-        visit: Visit(row.visit),
-        state,
-        status_reason: Reason::parse(&row.status_reason).ok_or_else(|| bad("status_reason"))?,
-        sequence: Sequence(row.transition_count),
-    })
 }
 
 /// The runs that were asked for and that another session holds: neither locked nor ended.

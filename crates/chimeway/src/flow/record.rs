@@ -10,12 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{
-    Core, Point,
-    batch::Work,
-    owed::HELD,
-    progress::{self, Made},
-};
+use super::{Core, Point, batch::Work, made::Made, owed::HELD, progress};
 use crate::{
     definition::Outcome,
     engine::{
@@ -59,8 +54,8 @@ pub(crate) struct Attempted {
 pub(crate) enum Unsent {
     /// Its run had moved on, and is told nothing.
     Superseded,
-    /// No address is known.
-    NoAddress,
+    /// On purpose, for this reason: the run goes on.
+    Suppressed(&'static str),
 }
 
 impl Attempted {
@@ -72,7 +67,7 @@ impl Attempted {
         if let Some(unsent) = self.unsent {
             let (status, reason) = match unsent {
                 Unsent::Superseded => (DeliveryStatus::Cancelled, status_reason::SUPERSEDED),
-                Unsent::NoAddress => (DeliveryStatus::Suppressed, status_reason::NO_ADDRESS),
+                Unsent::Suppressed(reason) => (DeliveryStatus::Suppressed, reason),
             };
             return Settled {
                 status,
@@ -99,6 +94,7 @@ impl Attempted {
             retry_in: settled.retry_in,
             closing: self.closing(),
             uncounted: self.unsent.is_some(),
+            checkpoint: matches!(self.unsent, Some(Unsent::Suppressed(_))).then_some("claim"),
         }
     }
 

@@ -9,7 +9,12 @@ use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 
-use super::{Core, Point, batch::DueWork, progress, progress::Made};
+use super::{
+    Core, Point,
+    batch::DueWork,
+    made::Made,
+    progress::{self, Advanced},
+};
 use crate::{
     ids::{RunId, SignalId},
     store::{
@@ -48,37 +53,62 @@ impl DueWork for Route<'_> {
     }
 
     async fn work(&self, conn: &mut PgConnection, due: Vec<SignalId>) -> StoreResult<Made> {
-        // One more than is taken tells whether there are more.
-        let most = i64::try_from(RUNS_PER_SIGNAL + 1).unwrap_or(i64::MAX);
-        let candidates = signals::candidates(conn, &due, most).await?;
-        let plan = Plan::of(&due, candidates);
-
-        let mut asked: Vec<RunId> = plan.runs().collect();
-        asked.sort_unstable();
-        asked.dedup();
-        let rows = runs::lock(conn, &asked).await?;
-        let skipped = progress::skipped(conn, asked, &rows).await?;
-        let made = progress::advance(self.core, conn, rows, HashMap::new()).await?;
-
-        let (mut routed, mut deferred, mut partly) = (vec![], vec![], vec![]);
-        for (signal, part) in plan.signals {
-            if part.runs.iter().any(|run| skipped.contains(run)) {
-                deferred.push(signal);
-            } else if let (true, Some(last)) = (part.more, part.runs.last()) {
-                partly.push(Candidate { signal, run: *last });
-            } else {
-                routed.push(signal);
-            }
-        }
-        signals::mark_routed(conn, &routed).await?;
-        signals::defer(conn, &deferred).await?;
-        signals::advance(conn, &partly).await?;
-        Ok(made)
+        Ok(route(self.core, conn, &due).await?.made)
     }
 
     async fn fail(&self, conn: &mut PgConnection, id: &SignalId, reason: &str) -> StoreResult<()> {
         signals::fail(conn, &[*id], reason).await
     }
+}
+
+/// What showing signals to runs has done.
+pub(super) struct Shown {
+    pub(super) made: Made,
+    /// What became of the runs that were shown them.
+    pub(super) advanced: Vec<Advanced>,
+    /// Runs that another session holds: they are shown them later.
+    pub(super) held: HashSet<RunId>,
+    /// Signals whose actors have more runs: they go on from where they are.
+    pub(super) unfinished: Vec<SignalId>,
+}
+
+/// Shows locked signals to the live runs of their actors.
+pub(super) async fn route(
+    core: &Core,
+    conn: &mut PgConnection,
+    due: &[SignalId],
+) -> StoreResult<Shown> {
+    // One more than is taken tells whether there are more.
+    let most = i64::try_from(RUNS_PER_SIGNAL + 1).unwrap_or(i64::MAX);
+    let candidates = signals::candidates(conn, due, most).await?;
+    let plan = Plan::of(due, candidates);
+
+    let mut asked: Vec<RunId> = plan.runs().collect();
+    asked.sort_unstable();
+    asked.dedup();
+    let rows = runs::lock(conn, &asked).await?;
+    let held = progress::skipped(conn, asked, &rows).await?;
+    let (made, advanced) = progress::advance_each(core, conn, rows, HashMap::new()).await?;
+
+    let (mut routed, mut deferred, mut partly) = (vec![], vec![], vec![]);
+    for (signal, part) in plan.signals {
+        if part.runs.iter().any(|run| held.contains(run)) {
+            deferred.push(signal);
+        } else if let (true, Some(last)) = (part.more, part.runs.last()) {
+            partly.push(Candidate { signal, run: *last });
+        } else {
+            routed.push(signal);
+        }
+    }
+    signals::mark_routed(conn, &routed).await?;
+    signals::defer(conn, &deferred).await?;
+    signals::advance(conn, &partly).await?;
+    Ok(Shown {
+        made,
+        advanced,
+        held,
+        unfinished: partly.into_iter().map(|one| one.signal).collect(),
+    })
 }
 
 /// Which runs this transaction shows each signal to.

@@ -6,13 +6,14 @@ use sqlx::PgConnection;
 
 use super::{
     definitions::Loaded,
-    progress::{self, Made, Moved, Owner},
+    made::Made,
+    moved::{Moved, Owner, Writes},
 };
 use crate::{
     engine::{Input, Run, Verdict, decide},
     ids::{DefinitionId, EventId, NotificationId, RunId},
     store::{
-        StoreResult, deliveries,
+        StoreResult,
         events::{self, NewNotification},
         runs, transitions,
     },
@@ -51,41 +52,63 @@ pub(super) async fn start(
             .into_iter()
             .collect();
 
-    let mut rows = vec![];
-    let mut lines = vec![];
-    let mut planned = vec![];
+    let born = starts.iter().zip(notifications);
+    let born = born.filter(|(_, notification)| new.contains(&notification.id));
+    let born = born.map(|(start, notification)| Born {
+        notification: notification.id,
+        tenant: notification.tenant,
+        actor: notification.recipient,
+        definition: start.definition,
+        started_at: start.started_at,
+    });
+    Ok(runs_of(conn, definitions, born).await?.0)
+}
+
+/// A run to make for a notification that is there.
+pub(super) struct Born {
+    pub(super) notification: NotificationId,
+    pub(super) tenant: String,
+    pub(super) actor: String,
+    pub(super) definition: DefinitionId,
+    pub(super) started_at: DateTime<Utc>,
+}
+
+/// Makes the runs of notifications.
+pub(super) async fn runs_of(
+    conn: &mut PgConnection,
+    definitions: &Loaded,
+    born: impl IntoIterator<Item = Born>,
+) -> StoreResult<(Made, Vec<RunId>)> {
+    let (mut rows, mut lines, mut planned) = (vec![], vec![], vec![]);
     let mut made = Made::default();
-    for (start, notification) in starts.iter().zip(notifications) {
-        let Some(definition) = definitions.get(&start.definition) else {
+    for one in born {
+        let Some(definition) = definitions.get(&one.definition) else {
             continue;
         };
-        if !new.contains(&notification.id) {
-            continue;
-        }
         let run = Run::born(RunId::fresh(), definition.clone());
-        let Verdict::Move(decisions) = decide(&run, &Input::Started, start.started_at) else {
+        let Verdict::Move(decisions) = decide(&run, &Input::Started, one.started_at) else {
             continue;
         };
         let owner = Owner {
-            tenant: notification.tenant.clone(),
-            actor: notification.recipient.clone(),
-            notification: Some(notification.id),
+            tenant: one.tenant.clone(),
+            actor: one.actor.clone(),
+            notification: Some(one.notification),
         };
         let mut moved = Moved::new(run, owner);
-        moved.apply(&decisions, start.started_at);
-        let row = moved.row(start.started_at);
+        moved.apply(&decisions, one.started_at);
+        let row = moved.row(one.started_at);
         if let Some(wake_at) = row.wake_at {
-            made.wakes_in(wake_at - start.started_at);
+            made.wakes_in(wake_at - one.started_at);
         }
         rows.push(runs::NewRun {
-            tenant: notification.tenant,
-            actor: notification.recipient,
-            notification: notification.id,
-            definition: start.definition,
-            started_at: start.started_at,
+            tenant: one.tenant,
+            actor: one.actor,
+            notification: one.notification,
+            definition: one.definition,
+            started_at: one.started_at,
             row,
         });
-        let progress::Writes {
+        let Writes {
             transitions,
             deliveries,
             ..
@@ -93,10 +116,9 @@ pub(super) async fn start(
         lines.extend(transitions);
         planned.extend(deliveries);
     }
-    made.planned = planned.len();
     made.started = rows.len();
     runs::insert(conn, &rows).await?;
     transitions::append(conn, &lines).await?;
-    deliveries::plan(conn, &planned).await?;
-    Ok(made)
+    made.plan(conn, &planned).await?;
+    Ok((made, rows.into_iter().map(|run| run.row.id).collect()))
 }

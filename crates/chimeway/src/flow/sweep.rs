@@ -1,22 +1,25 @@
 //! Closing leases that ended without a record, and the minute's safety net.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use rand::RngExt;
 use sqlx::PgPool;
 
 use super::{
     Core, batch,
-    progress::Made,
+    made::Made,
     record::{Attempted, Record},
 };
 use crate::{
     engine::AttemptResult,
-    store::{StoreResult, cron, deliveries},
+    queue::QueueName,
+    store::{StoreResult, cron, deliveries, healing},
 };
 
 /// How many leases one transaction closes.
 const LEASES: i64 = 500;
+/// How many live runs one sweep looks at.
+const STRETCH: i64 = 10_000;
 
 /// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
 /// and the delivery is tried again, given up or set aside like after any other failure.
@@ -83,6 +86,27 @@ pub(super) async fn sweep(
     tx.commit().await?;
     if taken {
         close_expired(core, pool).await?;
+        heal(core, pool).await?;
     }
     Ok(taken)
+}
+
+/// Looks at a stretch of the live runs for those that nothing is going to move, and makes them due. No
+/// transaction of ours leaves one; rows that were changed or lost by hand may. Each sweep of a process
+/// goes on where its last one ended, so that the cost of one does not grow with what waits.
+pub(super) async fn heal(core: &Core, pool: &PgPool) -> StoreResult<usize> {
+    let walked = || core.walked.lock().unwrap_or_else(PoisonError::into_inner);
+    let from = walked().clone();
+    let mut tx = pool.begin().await?;
+    let stretch = healing::walk(&mut tx, &from, STRETCH).await?;
+    healing::make_due(&mut tx, &stretch.stuck).await?;
+    tx.commit().await?;
+    *walked() = stretch.next.unwrap_or_default();
+    for run in &stretch.stuck {
+        tracing::warn!(run.id = %run, "nothing would have moved a run; it is made due");
+    }
+    if !stretch.stuck.is_empty() {
+        core.wakes.of(QueueName::Workflows).now();
+    }
+    Ok(stretch.stuck.len())
 }

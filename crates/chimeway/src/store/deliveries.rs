@@ -42,28 +42,72 @@ pub struct NewDelivery {
     pub tenant: String,
     /// Which channel carries it.
     pub channel: String,
+    /// Who is to get it: whose preferences count.
+    pub recipient: String,
+    /// What kind of message its step says it is; else the trigger's `params.category` counts.
+    pub category: Option<String>,
+    /// Not for somebody who has read the notification already.
+    pub unless_read: bool,
     /// When it is due.
     pub due: DateTime<Utc>,
 }
 
-/// Plans deliveries; inserting them is the enqueue.
+/// Plans deliveries; inserting them is the enqueue. One that its recipient does not want, or that is a
+/// fallback for a notification that was read, is suppressed at once, and its run is owed that result: a
+/// worker moves it on. Returns how many were suppressed.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database); a repeated (run, visit) means that the run was not locked.
-pub async fn plan(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> StoreResult<()> {
+pub async fn plan(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> StoreResult<usize> {
     if deliveries.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query!(
+    let suppressed = sqlx::query_scalar!(
         r#"-- deliveries::plan
-insert into chimeway.deliveries (
-    id, workflow_run_id, workflow_step_id, visit, notification_id, tenant_id, channel,
-    next_attempt_at, inserted_at, updated_at
+with planned as (
+    insert into chimeway.deliveries (
+        id, workflow_run_id, workflow_step_id, visit, notification_id, tenant_id, channel,
+        status, status_reason, checkpoint, next_attempt_at, progress_owed_at, inserted_at, updated_at
+    )
+    select u.id, u.run_id, u.step_id, u.visit, u.notification_id, u.tenant_id, u.channel,
+        case when v.reason is null then 'pending' else 'suppressed' end, v.reason,
+        case when v.reason is not null then 'planning' end,
+        case when v.reason is null then u.due end, case when v.reason is not null then u.due end,
+        u.due, u.due
+    from unnest(
+            $1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::text[], $7::text[],
+            $8::timestamptz[], $9::text[], $10::text[], $11::bool[]
+        ) as u (
+            id, run_id, step_id, visit, notification_id, tenant_id, channel, due, recipient, category,
+            unless_read
+        )
+        left join lateral (
+            select p.kind || '_disabled' as reason
+            from chimeway.preferences p
+            where p.tenant_id = u.tenant_id and p.recipient = u.recipient and not p.enabled
+                and p.name = case p.kind
+                    when 'channel' then u.channel
+                    else coalesce(u.category, (
+                        select e.params ->> 'category'
+                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
+                        where n.id = u.notification_id
+                    ))
+                end
+            order by p.kind desc
+            limit 1
+        ) unwanted on true
+        cross join lateral (
+            select coalesce(unwanted.reason, case
+                when u.unless_read and exists (
+                    select from chimeway.notifications n
+                    where n.id = u.notification_id and n.read_at is not null
+                ) then 'already_read'
+            end) as reason
+        ) v
+    returning status
 )
-select u.*, u.due, u.due
-from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::text[], $7::text[], $8::timestamptz[])
-    as u (id, run_id, step_id, visit, notification_id, tenant_id, channel, due)"#,
+select count(*) as "count!" from planned where status = 'suppressed'"#,
         &deliveries.iter().map(|delivery| delivery.id.0).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.run.0).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.step.0).collect::<Vec<_>>(),
@@ -73,10 +117,13 @@ from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::text[
         &deliveries.iter().map(|delivery| delivery.tenant.clone()).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.channel.clone()).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.due).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.recipient.clone()).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.category.clone()).collect::<Vec<_>>() as _,
+        &deliveries.iter().map(|delivery| delivery.unless_read).collect::<Vec<_>>(),
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(())
+    Ok(usize::try_from(suppressed).unwrap_or(0))
 }
 
 /// Who claims, and how much.
@@ -121,7 +168,7 @@ pub struct ClaimedRow {
     pub definition: Option<DefinitionId>,
     /// The run's visit now.
     pub run_visit: Option<Visit>,
-    /// Whether the run is live.
+    /// Whether the run is live, and nobody has asked for its end.
     pub run_live: Option<bool>,
     /// The recipient.
     pub recipient: Option<String>,
@@ -135,6 +182,12 @@ pub struct ClaimedRow {
     pub locale: Option<String>,
     /// The recipient's time zone.
     pub time_zone: Option<String>,
+    /// Whether the recipient has read the notification.
+    pub read: bool,
+    /// Whether the recipient does not want this channel.
+    pub channel_disabled: bool,
+    /// The categories that the recipient does not want.
+    pub disabled_categories: Option<Vec<String>>,
     /// The database's now, when it was claimed.
     pub now: DateTime<Utc>,
 }
@@ -174,15 +227,23 @@ select
     c.visit as "visit!: Visit", c.notification_id as "notification: NotificationId",
     c.tenant_id as "tenant!", c.channel as "channel!",
     r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
-    (r.ended_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
+    (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
     e.id as "event?: EventId", e.params as "params?",
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
+    (n.read_at is not null) as "read!", coalesce(q.channel, false) as "channel_disabled!",
+    q.categories as "disabled_categories?",
     (select chimeway.now()) as "now!"
 from claimed c
 left join chimeway.workflow_runs r on r.id = c.workflow_run_id
 left join chimeway.notifications n on n.id = c.notification_id
 left join chimeway.events e on e.id = n.event_id
 left join chimeway.recipients p on p.tenant_id = c.tenant_id and p.identity = n.recipient
+left join lateral (
+    select bool_or(q.kind = 'channel' and q.name = c.channel) as channel,
+        array_agg(q.name) filter (where q.kind = 'category') as categories
+    from chimeway.preferences q
+    where q.tenant_id = c.tenant_id and q.recipient = n.recipient and not q.enabled
+) q on true
 order by c.next_attempt_at, c.id"#,
         claim.limit,
         claim.owner,
@@ -307,6 +368,8 @@ pub struct Recording {
     pub closing: bool,
     /// The channel was not called: the try does not count.
     pub uncounted: bool,
+    /// Where it was decided not to send it, if it was.
+    pub checkpoint: Option<&'static str>,
 }
 
 /// Writes what deliveries become; returns those that this claim still decides. One whose lease was
@@ -328,12 +391,13 @@ with locked as materialized (
     select id from chimeway.deliveries where id = any($1) order by id for no key update
 )
 update chimeway.deliveries d
-set status = u.status, status_reason = u.status_reason,
+set status = u.status, status_reason = u.status_reason, checkpoint = u.checkpoint,
     next_attempt_at = chimeway.now() + u.retry_in,
     crashes = d.crashes + u.closing::int, attempts = d.attempts - u.uncounted::int,
     lease_owner = null, lease_until = null, updated_at = chimeway.now()
-from unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[])
-        as u (id, claim_no, status, status_reason, retry_in, closing, uncounted)
+from unnest(
+        $1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[], $8::text[]
+    ) as u (id, claim_no, status, status_reason, retry_in, closing, uncounted, checkpoint)
     join locked on locked.id = u.id
 where d.id = u.id and d.claim_no = u.claim_no
     and (d.status = 'dispatched' or (d.status = 'failed' and not u.closing))
@@ -360,31 +424,35 @@ returning d.id as "id: DeliveryId""#,
             .iter()
             .map(|one| one.uncounted)
             .collect::<Vec<_>>(),
+        &recordings
+            .iter()
+            .map(|one| one.checkpoint)
+            .collect::<Vec<_>>() as _,
     )
     .fetch_all(conn)
     .await?)
 }
 
-/// Cancels what these runs still had to send.
+/// Cancels what these runs still had to send, each for its reason.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn cancel_unsent(
     conn: &mut PgConnection,
-    runs: &[RunId],
-    reason: &str,
+    runs: &[(RunId, &'static str)],
 ) -> StoreResult<()> {
     if runs.is_empty() {
         return Ok(());
     }
     sqlx::query!(
         r#"-- deliveries::cancel_unsent
-update chimeway.deliveries
-set status = 'cancelled', status_reason = $2, next_attempt_at = null, updated_at = chimeway.now()
-where workflow_run_id = any($1) and status in ('pending', 'failed')"#,
-        runs as _,
-        reason,
+update chimeway.deliveries d
+set status = 'cancelled', status_reason = u.reason, next_attempt_at = null, updated_at = chimeway.now()
+from unnest($1::uuid[], $2::text[]) as u (run_id, reason)
+where d.workflow_run_id = u.run_id and d.status in ('pending', 'failed')"#,
+        &runs.iter().map(|(run, _)| run.0).collect::<Vec<_>>(),
+        &runs.iter().map(|(_, reason)| *reason).collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?;

@@ -304,3 +304,37 @@ returning id as "id: NotificationId""#,
     .fetch_all(conn)
     .await?)
 }
+
+/// A notification as it is stored.
+#[derive(Debug, Clone)]
+pub struct NotificationRow {
+    /// Which notification.
+    pub id: NotificationId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Who is notified.
+    pub recipient: String,
+}
+
+/// Locks notifications, waiting for sessions that hold them: for a caller's own transaction.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn lock_notifications(
+    conn: &mut PgConnection,
+    notifications: &[NotificationId],
+) -> StoreResult<Vec<NotificationRow>> {
+    Ok(sqlx::query_as!(
+        NotificationRow,
+        r#"-- events::lock_notifications
+select id as "id: NotificationId", tenant_id as tenant, recipient
+from chimeway.notifications
+where id = any($1)
+order by id
+for no key update"#,
+        notifications as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}

@@ -1,11 +1,11 @@
 //! Runs: the State Spine.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::{StoreResult, error::ensure_affected};
-use crate::ids::{DefinitionId, EventId, NotificationId, RunId, Sequence, StepId, Visit};
+use crate::ids::{DefinitionId, NotificationId, RunId, Sequence, StepId, Visit};
 
 /// A run to create.
 #[derive(Debug, Clone)]
@@ -36,9 +36,9 @@ pub struct SavedRun {
     /// Its state.
     pub state: &'static str,
     /// Why it is where it is.
-    pub status_reason: &'static str,
-    /// Structural facts beside it.
-    pub status_context: Value,
+    pub status_reason: String,
+    /// Structural facts beside it; `None` keeps what is stored.
+    pub status_context: Option<Value>,
     /// When the wait ends by itself.
     pub suspended_until: Option<DateTime<Utc>>,
     /// When a worker is to look at it.
@@ -84,8 +84,11 @@ select * from unnest(
         &runs.iter().map(|run| run.tenant.clone()).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.actor.clone()).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.row.state).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| run.row.status_reason).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| run.row.status_context.clone()).collect::<Vec<_>>(),
+        &runs.iter().map(|run| run.row.status_reason.clone()).collect::<Vec<_>>(),
+        &runs
+            .iter()
+            .map(|run| run.row.status_context.clone().unwrap_or_else(|| json!({})))
+            .collect::<Vec<_>>(),
     )
     .execute(conn)
     .await?;
@@ -123,8 +126,20 @@ pub struct RunRow {
     pub terminal_reason: Option<String>,
     /// The signals that end the wait.
     pub pending_signals: Vec<String>,
+    /// Somebody asked for its end.
+    pub cancel_requested: bool,
+    /// Its instant to be looked at has come.
+    pub due: bool,
     /// The database's now, when it was locked.
     pub now: DateTime<Utc>,
+}
+
+impl RunRow {
+    /// Whether it has ended.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.terminal_reason.is_some()
+    }
 }
 
 /// Locks those of the runs that are live and that no other session holds, and nothing else: what a
@@ -145,11 +160,42 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    (select chimeway.now()) as "now!"
+    cancel_requested_at is not null as "cancel_requested!",
+    coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where id = any($1) and ended_at is null
 order by id
 for no key update skip locked"#,
+        runs as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Locks these runs, live or not, waiting for sessions that hold them: for a caller's own transaction,
+/// never for a worker's batch.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn lock_waiting(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<Vec<RunRow>> {
+    if runs.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_as!(
+        RunRow,
+        r#"-- runs::lock_waiting
+select
+    id as "id: RunId", notification_id as "notification_id: NotificationId",
+    workflow_definition_id as "workflow_definition_id: DefinitionId",
+    current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
+    transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
+    cancel_requested_at is not null as "cancel_requested!",
+    coalesce(wake_at <= chimeway.clock(), false) as "due!", chimeway.clock() as "now!"
+from chimeway.workflow_runs
+where id = any($1)
+order by id
+for no key update"#,
         runs as _,
     )
     .fetch_all(conn)
@@ -175,7 +221,8 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    (select chimeway.now()) as "now!"
+    cancel_requested_at is not null as "cancel_requested!",
+    coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where wake_at is not null and wake_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))
@@ -205,7 +252,7 @@ set current_step_id = u.step_id,
     visit = u.visit,
     state = u.state,
     status_reason = u.status_reason,
-    status_context = u.status_context,
+    status_context = coalesce(u.status_context, r.status_context),
     suspended_until = u.suspended_until,
     wake_at = u.wake_at,
     pending_signals = array(select jsonb_array_elements_text(u.pending_signals)),
@@ -213,7 +260,8 @@ set current_step_id = u.step_id,
     ended_at = case when u.terminal_reason is not null then u.at end,
     transition_count = u.transition_count,
     last_transition_at = u.at,
-    tries = 0
+    tries = 0,
+    quarantine_reason = null
 from unnest(
     $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
     $8::timestamptz[], $9::jsonb[], $10::text[], $11::int[], $12::timestamptz[]
@@ -226,11 +274,14 @@ where r.id = u.id and r.ended_at is null"#,
         &runs.iter().map(|run| run.step.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.visit.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.state).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| run.status_reason).collect::<Vec<_>>() as _,
+        &runs
+            .iter()
+            .map(|run| run.status_reason.clone())
+            .collect::<Vec<_>>(),
         &runs
             .iter()
             .map(|run| run.status_context.clone())
-            .collect::<Vec<_>>(),
+            .collect::<Vec<_>>() as _,
         &runs
             .iter()
             .map(|run| run.suspended_until)
@@ -251,6 +302,68 @@ where r.id = u.id and r.ended_at is null"#,
     .await?
     .rows_affected();
     ensure_affected("runs::save", runs.len(), written)
+}
+
+/// What a host says of a run by hand, beside its state.
+#[derive(Debug, Clone)]
+pub struct Note {
+    /// Which run.
+    pub id: RunId,
+    /// The visit the host has seen it in.
+    pub visit: Visit,
+    /// Why it is where it is; `None` keeps what is stored.
+    pub status_reason: Option<String>,
+    /// Facts beside it; `None` keeps what is stored.
+    pub status_context: Option<Value>,
+    /// Values for later steps; `None` keeps what is stored.
+    pub context: Option<Value>,
+    /// How many lines its history grows by.
+    pub lines: i32,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Writes what hosts say of locked, live runs.
+///
+/// # Errors
+///
+/// [`StoreError::RowsAffected`](super::StoreError::RowsAffected) if a run has ended or moved on.
+pub async fn note(conn: &mut PgConnection, notes: &[Note]) -> StoreResult<()> {
+    if notes.is_empty() {
+        return Ok(());
+    }
+    let written = sqlx::query!(
+        r#"-- runs::note
+update chimeway.workflow_runs r
+set status_reason = coalesce(u.status_reason, r.status_reason),
+    status_context = coalesce(u.status_context, r.status_context),
+    context = coalesce(u.context, r.context),
+    transition_count = r.transition_count + u.lines,
+    last_transition_at = case when u.lines > 0 then u.at else r.last_transition_at end
+from unnest($1::uuid[], $2::int[], $3::text[], $4::jsonb[], $5::jsonb[], $6::int[], $7::timestamptz[])
+    as u (id, visit, status_reason, status_context, context, lines, at)
+where r.id = u.id and r.visit = u.visit and r.ended_at is null"#,
+        &notes.iter().map(|note| note.id.0).collect::<Vec<_>>(),
+        &notes.iter().map(|note| note.visit.0).collect::<Vec<_>>(),
+        &notes
+            .iter()
+            .map(|note| note.status_reason.clone())
+            .collect::<Vec<_>>() as _,
+        &notes
+            .iter()
+            .map(|note| note.status_context.clone())
+            .collect::<Vec<_>>() as _,
+        &notes
+            .iter()
+            .map(|note| note.context.clone())
+            .collect::<Vec<_>>() as _,
+        &notes.iter().map(|note| note.lines).collect::<Vec<_>>(),
+        &notes.iter().map(|note| note.at).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?
+    .rows_affected();
+    ensure_affected("runs::note", notes.len(), written)
 }
 
 /// Which of these runs have ended.
@@ -293,111 +406,4 @@ where id = any($1) and ended_at is null"#,
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// A run in a list.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct RunSummary {
-    /// Which run.
-    pub id: RunId,
-    /// Whose it is.
-    pub tenant_id: String,
-    /// Its workflow.
-    pub workflow: String,
-    /// The version it follows.
-    pub version: i32,
-    /// Its recipient.
-    pub recipient: String,
-    /// The event that started it.
-    pub event_id: Option<EventId>,
-    /// Its state.
-    pub state: String,
-    /// Why it is where it is.
-    pub status_reason: String,
-    /// The step it is in.
-    pub current_step_name: Option<String>,
-    /// When its wait ends.
-    pub suspended_until: Option<DateTime<Utc>>,
-    /// Why it ended.
-    pub terminal_reason: Option<String>,
-    /// The instant of the trigger.
-    pub started_at: DateTime<Utc>,
-    /// When it ended.
-    pub ended_at: Option<DateTime<Utc>>,
-}
-
-/// Which runs to list; what is `None` does not matter.
-#[derive(Debug, Clone, Default)]
-pub struct RunFilter {
-    /// Whose.
-    pub tenant: Option<String>,
-    /// In which state.
-    pub state: Option<String>,
-    /// Of which workflow.
-    pub workflow: Option<String>,
-    /// For which recipient.
-    pub recipient: Option<String>,
-    /// Of which event.
-    pub event: Option<EventId>,
-}
-
-/// Runs, newest first.
-///
-/// # Errors
-///
-/// [`StoreError::Database`](super::StoreError::Database).
-pub async fn list(
-    conn: &mut PgConnection,
-    filter: &RunFilter,
-    limit: i64,
-) -> StoreResult<Vec<RunSummary>> {
-    Ok(sqlx::query_as!(
-        RunSummary,
-        r#"-- runs::list
-select
-    r.id as "id: RunId", r.tenant_id, d.workflow_key as "workflow", d.workflow_version as "version",
-    r.actor_id as "recipient", n.event_id as "event_id?: EventId", r.state, r.status_reason,
-    s.step_key as "current_step_name?", r.suspended_until, r.terminal_reason, r.started_at, r.ended_at
-from chimeway.workflow_runs r
-join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
-left join chimeway.workflow_steps s on s.id = r.current_step_id
-left join chimeway.notifications n on n.id = r.notification_id
-where ($1::text is null or r.tenant_id = $1)
-    and ($2::text is null or r.state = $2)
-    and ($3::text is null or d.workflow_key = $3)
-    and ($4::text is null or r.actor_id = $4)
-    and ($5::uuid is null or r.notification_id in (
-        select e.id from chimeway.notifications e where e.event_id = $5
-    ))
-order by r.id desc
-limit $6"#,
-        filter.tenant,
-        filter.state,
-        filter.workflow,
-        filter.recipient,
-        filter.event.map(|id| id.0),
-        limit,
-    )
-    .fetch_all(conn)
-    .await?)
-}
-
-/// Where one tenant's run is and why, as facts; `None` where that tenant has no such run.
-///
-/// # Errors
-///
-/// [`StoreError::Database`](super::StoreError::Database).
-pub async fn explain(
-    conn: &mut PgConnection,
-    tenant: &str,
-    run: RunId,
-) -> StoreResult<Option<Value>> {
-    Ok(sqlx::query_scalar!(
-        r#"-- runs::explain
-select chimeway.explain($1, $2)"#,
-        tenant,
-        run.0,
-    )
-    .fetch_one(conn)
-    .await?)
 }

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreResult;
-use crate::ids::{NotificationId, RunId, SignalId, StepId};
+use crate::ids::{DeliveryId, NotificationId, RunId, SignalId, StepId};
 
 /// A signal to record.
 #[derive(Debug, Clone)]
@@ -77,6 +77,31 @@ for no key update skip locked"#,
     .await?)
 }
 
+/// Locks one tenant's signals, routed or not, waiting for sessions that hold them: for a caller's own
+/// transaction.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn lock_waiting(
+    conn: &mut PgConnection,
+    tenant: &str,
+    signals: &[SignalId],
+) -> StoreResult<Vec<SignalId>> {
+    Ok(sqlx::query_scalar!(
+        r#"-- signals::lock_waiting
+select id as "id: SignalId"
+from chimeway.signals
+where id = any($2) and tenant_id = $1
+order by id
+for no key update"#,
+        tenant,
+        signals as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
 /// A live run that a signal is to be shown to.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
@@ -137,6 +162,9 @@ pub struct Listening {
     pub step: StepId,
     /// The signal's name.
     pub name: String,
+    /// What must hold of its payload, all of it: `[{payload: [name, ..], params: [name, ..]}]`, or with a
+    /// `value` in place of `params`. `None`: nothing.
+    pub matches: Option<Value>,
     /// Signals from then on count: when the run began, or when it left this step before in the
     /// transaction that asks.
     pub since: DateTime<Utc>,
@@ -153,11 +181,13 @@ pub struct Heard {
     pub name: String,
     /// When.
     pub occurred_at: DateTime<Utc>,
+    /// The delivery of this run that it is about, where its payload names one.
+    pub delivery: Option<DeliveryId>,
 }
 
 /// For each, the oldest signal that counts: made since the run began, and since it last left this
-/// step where it was there before; about this run's notification or about none; not consumed by
-/// this run yet, be it in the transaction that asks (`acted`). One predicate for entering a wait,
+/// step where it was there before; about this run's notification or about none; with a payload that
+/// matches; not consumed by this run yet, be it in the transaction that asks (`acted`). One predicate for entering a wait,
 /// leaving it by time, and routing.
 ///
 /// # Errors
@@ -176,11 +206,21 @@ pub async fn look_up(
     Ok(sqlx::query_as!(
         Heard,
         r#"-- signals::look_up
-select w.run_id as "run!: RunId", s.id as "signal: SignalId", s.event_name as name, s.occurred_at
-from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::timestamptz[])
-    as w (run_id, tenant_id, actor_id, notification_id, step_id, event_name, since)
+select w.run_id as "run!: RunId", s.id as "signal: SignalId", s.event_name as name, s.occurred_at,
+    (
+        select d.id from chimeway.deliveries d
+        where d.id = s.delivery_id and d.workflow_run_id = w.run_id
+    ) as "delivery: DeliveryId"
+from unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::timestamptz[], $10::jsonb[]
+    ) as w (run_id, tenant_id, actor_id, notification_id, step_id, event_name, since, matches)
+left join lateral (
+    select e.params
+    from chimeway.notifications n join chimeway.events e on e.id = n.event_id
+    where w.matches is not null and n.id = w.notification_id
+) host on true
 cross join lateral (
-    select s.id, s.event_name, s.occurred_at
+    select s.id, s.event_name, s.occurred_at, chimeway.delivery_of(s.payload) as delivery_id
     from chimeway.signals s
     where s.tenant_id = w.tenant_id and s.actor_id = w.actor_id and s.event_name = w.event_name
         and s.occurred_at >= w.since
@@ -192,6 +232,16 @@ cross join lateral (
             limit 1
         ), w.since)
         and (s.notification_id is null or s.notification_id = w.notification_id)
+        and (w.matches is null or not exists (
+            select
+            from jsonb_array_elements(w.matches) m
+            cross join lateral (
+                select s.payload #> array(select jsonb_array_elements_text(m -> 'payload')) as found
+            ) f
+            where f.found is null or f.found is distinct from coalesce(
+                m -> 'value', host.params #> array(select jsonb_array_elements_text(m -> 'params'))
+            )
+        ))
         and not exists (
             select from chimeway.workflow_transitions t
             where t.workflow_run_id = w.run_id and t.signal_id = s.id
@@ -212,6 +262,7 @@ cross join lateral (
         &waits.iter().map(|wait| wait.since).collect::<Vec<_>>(),
         &acted.iter().map(|one| one.run.0).collect::<Vec<_>>(),
         &acted.iter().map(|one| one.signal.0).collect::<Vec<_>>(),
+        &waits.iter().map(|wait| wait.matches.clone()).collect::<Vec<_>>() as _,
     )
     .fetch_all(conn)
     .await?)

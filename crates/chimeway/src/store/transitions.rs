@@ -1,5 +1,7 @@
 //! The history of runs: append-only.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -28,7 +30,7 @@ pub struct NewTransition {
     /// The state after.
     pub to: &'static str,
     /// What happened.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Structural facts.
     pub context: Value,
     /// When it happened.
@@ -70,7 +72,10 @@ select * from unnest(
         &lines.iter().map(|line| line.visit.0).collect::<Vec<_>>(),
         &lines.iter().map(|line| line.from).collect::<Vec<_>>() as _,
         &lines.iter().map(|line| line.to).collect::<Vec<_>>() as _,
-        &lines.iter().map(|line| line.reason).collect::<Vec<_>>() as _,
+        &lines
+            .iter()
+            .map(|line| line.reason.to_string())
+            .collect::<Vec<_>>(),
         &lines
             .iter()
             .map(|line| line.context.clone())

@@ -213,6 +213,48 @@ from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
     Ok(true)
 }
 
+/// A step as it is stored.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct StoredStep {
+    /// Its row.
+    pub id: StepId,
+    /// Of which definition.
+    pub workflow_definition_id: DefinitionId,
+    /// What it is called.
+    pub step_key: String,
+    /// Its place: 1, 2, 3 ...
+    pub step_order: i32,
+    /// notify or wait.
+    pub kind: String,
+    /// The channel of a notify step.
+    pub channel: Option<String>,
+    /// The step as it stands in the document.
+    pub config: Value,
+}
+
+/// The steps of these definitions, in order.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn steps(
+    conn: &mut PgConnection,
+    definitions: &[DefinitionId],
+) -> StoreResult<Vec<StoredStep>> {
+    Ok(sqlx::query_as!(
+        StoredStep,
+        r#"-- workflows::steps
+select id as "id: StepId", workflow_definition_id as "workflow_definition_id: DefinitionId", step_key,
+    step_order, kind, channel, config
+from chimeway.workflow_steps
+where workflow_definition_id = any($1)
+order by workflow_definition_id, step_order"#,
+        definitions as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
 /// Pauses or resumes a workflow; false where there is none of that key.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use chimeway::{
     },
     ids::{ActorId, RunId, TenantId},
     store::{
-        runs::{self, RunFilter},
+        run_views::{self, RunFilter},
         settings,
     },
 };
@@ -203,7 +203,11 @@ impl Story {
     ) -> Result<Explanation, CliError> {
         let run = self.run_of(mention).await?;
         let tenant = name::<TenantId>(TENANT)?;
-        let found = self.chimeway.explain(&mut self.conn, &tenant, run).await?;
+        let found = self
+            .chimeway
+            .workflows()
+            .explain(&mut self.conn, &tenant, run)
+            .await?;
         let explanation = found.ok_or_else(|| CliError::no_run(run, &tenant))?;
         screen.person(person.name)?;
         screen.block(&explain::block(&explanation), Tone::Plain)?;
@@ -215,7 +219,10 @@ impl Story {
             event: Some(mention.event),
             ..RunFilter::default()
         };
-        match runs::list(&mut self.conn, &filter, 2).await?.as_slice() {
+        match run_views::list(&mut self.conn, &filter, 2)
+            .await?
+            .as_slice()
+        {
             [run] => Ok(run.id),
             found => Err(unexpected(&format!(
                 "a mention has {} runs, not one",

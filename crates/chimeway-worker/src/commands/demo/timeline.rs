@@ -35,7 +35,18 @@ pub(super) fn words(moment: &Moment) -> Option<(String, Tone)> {
             Tone::Good,
         ),
         Some(Reason::WorkflowCompleted) => ("the journey is complete".to_owned(), Tone::Good),
-        _ => (moment.word.replace('_', " "), Tone::Plain),
+        Some(Reason::WorkflowCancelled) => {
+            ("somebody ended the journey by hand".to_owned(), Tone::Plain)
+        }
+        Some(Reason::MovedByHost) => (
+            "somebody moved the journey on by hand".to_owned(),
+            Tone::Plain,
+        ),
+        Some(Reason::DeliveryPlannedAgain) => (
+            format!("the {channel} message had gone missing, and is made again"),
+            Tone::Plain,
+        ),
+        None => (moment.word.replace('_', " "), Tone::Plain),
     };
     Some(told)
 }

@@ -15,7 +15,7 @@ use std::{
 use chimeway::{
     flow::{Chimeway, workers::Workers},
     ids::{ChannelName, RunId},
-    store::runs::{self, RunFilter, RunSummary},
+    store::run_views::{self, RunFilter, RunSummary},
 };
 use chimeway_cluster::{Cluster, Mode};
 use sqlx::PgPool;
@@ -253,5 +253,5 @@ async fn known_runs(pool: &PgPool) -> Result<HashSet<RunId>, CliError> {
 
 async fn newest_runs(pool: &PgPool) -> Result<Vec<RunSummary>, CliError> {
     let mut conn = pool.acquire().await?;
-    Ok(runs::list(&mut conn, &RunFilter::default(), RUNS_TOLD).await?)
+    Ok(run_views::list(&mut conn, &RunFilter::default(), RUNS_TOLD).await?)
 }

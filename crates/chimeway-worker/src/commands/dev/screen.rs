@@ -4,7 +4,7 @@ use std::{fmt::Display, io::Write as _};
 
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
-use chimeway::store::runs::RunSummary;
+use chimeway::store::run_views::RunSummary;
 
 use crate::{error::CliError, output::visible, sink::Mail};
 

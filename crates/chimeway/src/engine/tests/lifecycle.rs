@@ -48,7 +48,7 @@ struct Question {
     now: &'static str,
 }
 
-const QUESTIONS: [Question; 9] = [
+const QUESTIONS: [Question; 12] = [
     ask("it is started", "10:00", |_| Input::Started),
     ask("a result of this visit's message", "10:00", |run| {
         result(run.visit, Outcome::Delivered)
@@ -73,6 +73,18 @@ const QUESTIONS: [Question; 9] = [
         signal("listened")
     }),
     ask("another signal", "09:30", |_| signal("other")),
+    ask("somebody asks for its end", "09:30", |_| Input::Cancelled),
+    ask("its message has gone missing", "09:30", |_| {
+        Input::DeliveryMissing
+    }),
+    ask("a host moves it to a message", "09:30", |run| {
+        Input::Moved {
+            to: run
+                .definition
+                .index_of_key(&"next_message".parse().unwrap())
+                .unwrap(),
+        }
+    }),
 ];
 
 const fn ask(text: &'static str, now: &'static str, input: fn(&Run) -> Input) -> Question {
@@ -88,13 +100,20 @@ fn signal(name: &str) -> Input {
     Input::Signalled {
         signal: SignalId(Uuid::from_u128(7)),
         name: name.parse().unwrap(),
+        delivery: None,
     }
 }
 
 /// A new kind of input needs a question here, and then its arm.
 fn is_asked(input: &Input) -> bool {
     match input {
-        Input::Started | Input::Delivered(_) | Input::Due | Input::Signalled { .. } => true,
+        Input::Started
+        | Input::Delivered(_)
+        | Input::Due
+        | Input::Signalled { .. }
+        | Input::Cancelled
+        | Input::DeliveryMissing
+        | Input::Moved { .. } => true,
     }
 }
 
@@ -354,11 +373,16 @@ fn every_arrow_of_the_diagram_is_one_line_of_history() {
         [*] --> active: workflow_started
         active --> active: step_activated
         active --> active: progressed_on_delivery_outcome
+        active --> active: delivery_planned_again
+        active --> active: moved_by_host
         active --> waiting: waiting_for_step_progression
         active --> completed: workflow_completed
         active --> stopped: workflow_stopped
+        active --> stopped: workflow_cancelled
         waiting --> active: reactivated_from_wait
         waiting --> active: signal_received
+        waiting --> active: moved_by_host
+        waiting --> stopped: workflow_cancelled
         completed --> [*]
         stopped --> [*]
     ```

@@ -79,6 +79,10 @@ enum Tell {
     Result(i32, Outcome),
     Due,
     Signal(u8, &'static str),
+    Cancelled,
+    Moved(usize),
+    /// The message of the current visit is gone.
+    Missing,
 }
 
 /// When to tell it.
@@ -97,6 +101,16 @@ fn tellings() -> impl Strategy<Value = Tell> {
         8 => (visits, select(&Outcome::NOTIFY)).prop_map(|(off, outcome)| Tell::Result(off, outcome)),
         6 => Just(Tell::Due),
         4 => (0..20_u8, select(&["a", "b", "c", "d"])).prop_map(|(id, name)| Tell::Signal(id, name)),
+        1 => (0..6_usize).prop_map(Tell::Moved),
+        1 => Just(Tell::Missing),
+    ]
+}
+
+/// Ends nearly everything, and so is rare.
+fn tellings_and_ends() -> impl Strategy<Value = Tell> {
+    prop_oneof![
+        60 => tellings(),
+        1 => Just(Tell::Cancelled),
     ]
 }
 
@@ -172,8 +186,8 @@ fn runs() -> impl Strategy<Value = Run> {
 /// Runs of random workflows that were told random things: late, early, repeated, of wrong visits,
 /// at times that go back. Most of what they are told is what moves them, so that they get far.
 pub(super) fn plays() -> impl Strategy<Value = Play> {
-    let before = prop::collection::vec((tellings(), times()), 0..2);
-    let after = prop::collection::vec((tellings(), times()), 0..40);
+    let before = prop::collection::vec((tellings_and_ends(), times()), 0..2);
+    let after = prop::collection::vec((tellings_and_ends(), times()), 0..40);
     (runs(), before, after).prop_map(|(born, before, after)| {
         let start = (Tell::Started, When::Later(0));
         let mut play = Play { born, told: vec![] };
@@ -201,7 +215,13 @@ impl Play {
             Tell::Signal(id, name) => Input::Signalled {
                 signal: SignalId(Uuid::from_u128((*id).into())),
                 name: name.parse().unwrap(),
+                delivery: None,
             },
+            Tell::Cancelled => Input::Cancelled,
+            Tell::Moved(place) => Input::Moved {
+                to: StepIndex(place % before.definition.plan.steps.len()),
+            },
+            Tell::Missing => Input::DeliveryMissing,
         };
         let verdict = decide(&before, &input, now);
         let after = match &verdict {
