@@ -7,6 +7,9 @@
 //! them stands [`validate()`], which reports every mistake with its place. Past it no step names a
 //! step that does not exist.
 //!
+//! `read.rs` and `routes.rs` read our own way of writing a workflow, `rules.rs` that of the original
+//! Chimeway; both make the same plan.
+//!
 //! To add a step kind:
 //!
 //! 1. `step.rs`: a variant of [`StepKind`] with its struct, and its outcomes in [`Outcome`];
@@ -28,6 +31,7 @@ pub mod known;
 mod properties;
 mod read;
 mod routes;
+mod rules;
 mod shape;
 pub mod step;
 pub mod stored;
