@@ -112,10 +112,21 @@ impl Document {
         &self.value
     }
 
+    /// The workflow's key as the document gives it: unchecked, and in either way of writing one.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        let text = |key| self.value.get(key).and_then(Value::as_str);
+        // The rule dialect trims its names.
+        text("key").or_else(|| text("workflow_key").map(str::trim))
+    }
+
     /// The version the document gives itself, if it gives one and it is a version.
     #[must_use]
     pub fn explicit_version(&self) -> Option<Version> {
-        self.value.get("version").and_then(version)
+        let given = self.value.get("version");
+        given
+            .or_else(|| self.value.get("workflow_version"))
+            .and_then(version)
     }
 }
 
@@ -215,6 +226,40 @@ mod tests {
             .collect();
         assert_eq!(found, [Some(Version(1)), None, None, None, None, None]);
         assert_eq!(Document::from_value(json!([])).explicit_version(), None);
+    }
+
+    #[test]
+    fn key_and_version_are_found_in_either_spelling() {
+        let found = |value| {
+            let document = Document::from_value(value);
+            (
+                document.key().map(ToOwned::to_owned),
+                document.explicit_version(),
+            )
+        };
+        let given = || Some("k".to_owned());
+        let table = [
+            (
+                json!({ "key": "k", "version": 2 }),
+                given(),
+                Some(Version(2)),
+            ),
+            (
+                json!({ "workflow_key": " k ", "workflow_version": 3 }),
+                given(),
+                Some(Version(3)),
+            ),
+            (
+                json!({ "workflow_key": 1, "workflow_version": 0 }),
+                None,
+                None,
+            ),
+            (json!({}), None, None),
+            (json!([]), None, None),
+        ];
+        for (value, key, version) in table {
+            assert_eq!(found(value.clone()), (key, version), "{value}");
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ const WEEK: i64 = 7 * DAY;
 pub struct IsoDuration(i64);
 
 impl IsoDuration {
+    /// Ten years of 365 days.
+    pub const MAX: Self = Self(MAX_MILLIS);
+
     /// The duration of so many milliseconds.
     ///
     /// # Errors

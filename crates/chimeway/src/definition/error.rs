@@ -4,7 +4,10 @@ use std::fmt::{self, Write as _};
 
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use super::{duration::BadDuration, step::Outcome};
+use super::{
+    duration::{BadDuration, IsoDuration},
+    step::Outcome,
+};
 use crate::ids::BadName;
 
 /// One mistake in a workflow document.
@@ -92,6 +95,34 @@ pub enum Problem {
     UnreachableStep { id: String },
     #[error("{steps} can repeat forever with no wait between")]
     EndlessLoop { steps: String },
+    #[error("`{found}` and `{other}` belong to different ways of writing a workflow")]
+    MixedShapes {
+        found: &'static str,
+        other: &'static str,
+    },
+    #[error(
+        "a step order is a whole number from 1 to the number of steps ({steps}), found {found}"
+    )]
+    BadStepOrder { found: String, steps: usize },
+    #[error("the step order {order} is taken by {first}")]
+    DuplicateStepOrder { order: usize, first: String },
+    #[error("unknown kind of rule `{found}`")]
+    UnknownRuleKind { found: String },
+    #[error("`{name}` is not a key of a `{kind}` rule but of another kind")]
+    MixedRuleShape {
+        name: &'static str,
+        kind: &'static str,
+    },
+    #[error("{what} is given already by {first}")]
+    DuplicateRule { what: String, first: String },
+    #[error("unknown anchor `{found}`")]
+    InvalidAnchor { found: String },
+    #[error("a delay is a whole number of seconds from 1 to {max}, found {found}", max = IsoDuration::MAX.as_millis() / 1_000)]
+    InvalidDelaySeconds { found: String },
+    #[error("{found} cancel signals are too many, at most {limit} are allowed")]
+    TooManyCancelSignals { found: usize, limit: usize },
+    #[error("the wait of this rule is the step `{id}`, and that name is taken by {first}")]
+    WaitKeyTaken { id: String, first: String },
     #[error("the channel `{channel}` needs a template, and there is no `{key}`")]
     MissingTemplate { channel: String, key: String },
     #[error("the channel `{channel}` needs a subject, and the template `{key}` has none")]
@@ -130,6 +161,16 @@ impl Problem {
             Self::UnknownStep { .. } => "unknown_step",
             Self::UnreachableStep { .. } => "unreachable_step",
             Self::EndlessLoop { .. } => "endless_loop",
+            Self::MixedShapes { .. } => "mixed_shapes",
+            Self::BadStepOrder { .. } => "bad_step_order",
+            Self::DuplicateStepOrder { .. } => "duplicate_step_order",
+            Self::UnknownRuleKind { .. } => "unknown_rule_kind",
+            Self::MixedRuleShape { .. } => "mixed_rule_shape",
+            Self::DuplicateRule { .. } => "duplicate_rule",
+            Self::InvalidAnchor { .. } => "invalid_anchor",
+            Self::InvalidDelaySeconds { .. } => "invalid_delay_seconds",
+            Self::TooManyCancelSignals { .. } => "too_many_cancel_signals",
+            Self::WaitKeyTaken { .. } => "wait_key_taken",
             Self::MissingTemplate { .. } => "missing_template",
             Self::MissingSubject { .. } => "missing_subject",
         }

@@ -6,8 +6,51 @@ use super::{
     step::{Outcome, Step, StepKind, Target, WorkflowPlan},
 };
 
+/// Where the steps of a plan stand in their document, and how that one leads from step to step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) enum Places {
+    /// Each at `/steps/<its place>`.
+    #[default]
+    Steps,
+    /// The rule dialect: where each was written. A wait is written in the step before it.
+    Rules(Vec<String>),
+}
+
+impl Places {
+    pub(super) fn pointer(&self, place: usize) -> String {
+        match self {
+            Self::Steps => format!("/steps/{place}"),
+            Self::Rules(pointers) => pointers.get(place).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn way_in(&self, step: &Step) -> &'static str {
+        match (self, &step.kind) {
+            (Self::Steps, _) => "let another step `goto` it, or delete it",
+            (Self::Rules(_), StepKind::Wait(_)) => {
+                "each outcome of its step has another rule; delete one of those, or this one"
+            }
+            (Self::Rules(_), StepKind::Notify(_)) => {
+                "name it as `to_step` in a rule of another step, or delete it"
+            }
+        }
+    }
+
+    const fn pause(&self) -> &'static str {
+        match self {
+            Self::Steps => "put a `wait` step into the loop",
+            Self::Rules(_) => "let a `wait_until` rule lead back",
+        }
+    }
+
+    /// Whether a step is a part of the one before it, and unreachable with it.
+    const fn is_part(&self, step: &Step) -> bool {
+        matches!((self, &step.kind), (Self::Rules(_), StepKind::Wait(_)))
+    }
+}
+
 /// Reports unreachable steps and loops that no wait interrupts.
-pub(super) fn check(plan: &WorkflowPlan, mistakes: &mut Mistakes) {
+pub(super) fn check(plan: &WorkflowPlan, places: &Places, mistakes: &mut Mistakes) {
     let edges: Vec<Vec<usize>> = (0..plan.steps.len())
         .map(|from| leads_to(plan, from))
         .collect();
@@ -16,17 +59,16 @@ pub(super) fn check(plan: &WorkflowPlan, mistakes: &mut Mistakes) {
     if let Some(first) = reached.first_mut() {
         *first = true;
     }
-    for (place, step) in plan
-        .steps
-        .iter()
-        .enumerate()
-        .filter(|(place, _)| !reached[*place])
-    {
-        let hint = "let another step `goto` it, or delete it".to_owned();
+    let is_lost = |place: usize| !reached[place];
+    for (place, step) in plan.steps.iter().enumerate() {
+        if !is_lost(place) || place > 0 && is_lost(place - 1) && places.is_part(step) {
+            continue;
+        }
+        let hint = places.way_in(step).to_owned();
         let problem = Problem::UnreachableStep {
             id: step.key.to_string(),
         };
-        mistakes.add(&format!("/steps/{place}"), problem, Some(hint));
+        mistakes.add(&places.pointer(place), problem, Some(hint));
     }
 
     let at_once = |place: usize| matches!(plan.steps[place].kind, StepKind::Notify(_));
@@ -51,11 +93,11 @@ pub(super) fn check(plan: &WorkflowPlan, mistakes: &mut Mistakes) {
             reported[member] = true;
             names.push(format!("`{}`", plan.steps[member].key));
         }
-        let hint = "put a `wait` step into the loop".to_owned();
+        let hint = places.pause().to_owned();
         let problem = Problem::EndlessLoop {
             steps: names.join(", "),
         };
-        mistakes.add(&format!("/steps/{place}"), problem, Some(hint));
+        mistakes.add(&places.pointer(place), problem, Some(hint));
     }
 }
 

@@ -7,6 +7,9 @@
 //! them stands [`validate()`], which reports every mistake with its place. Past it no step names a
 //! step that does not exist.
 //!
+//! `read.rs` and `routes.rs` read our own way of writing a workflow, `rules.rs` that of the original
+//! Chimeway; both make the same plan.
+//!
 //! To add a step kind:
 //!
 //! 1. `step.rs`: a variant of [`StepKind`] with its struct, and its outcomes in [`Outcome`];
@@ -29,6 +32,7 @@ mod matches;
 mod properties;
 mod read;
 mod routes;
+mod rules;
 mod shape;
 pub mod step;
 pub mod stored;

@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::{
     document,
     error::Problem,
+    graph::Places,
     known::Known,
+    rules::Spelling,
     shape::{Mistakes, Node, Object, found, shown, suggest},
     step::{Notify, Outcome, Step, StepKind, StopCondition, Target, Wait, WorkflowPlan},
 };
@@ -53,6 +55,8 @@ pub(super) struct Reader<'a> {
     known: Option<&'a Known>,
     /// The id of each step that has one, and where: targets may point forward.
     pub(super) ids: HashMap<&'a str, String>,
+    /// Where the steps of the plan were read.
+    pub(super) places: Places,
     pub(super) mistakes: Mistakes,
 }
 
@@ -61,12 +65,16 @@ impl<'a> Reader<'a> {
         Self {
             known,
             ids: HashMap::new(),
+            places: Places::default(),
             mistakes: Mistakes::default(),
         }
     }
 
     /// The plan, if nothing stood in the way of reading it.
     pub(super) fn workflow(&mut self, value: &'a Value) -> Option<(WorkflowPlan, Option<Version>)> {
+        if Spelling::of(value, &mut self.mistakes)? == Spelling::Rules {
+            return self.rule_dialect(value);
+        }
         let root = Node::root(value).object(&mut self.mistakes)?;
         root.only(&["key", "version", "steps"], |_| None, &mut self.mistakes);
         let key = root
@@ -136,18 +144,22 @@ impl<'a> Reader<'a> {
             let Some(id) = step.value.get("id").and_then(Value::as_str) else {
                 continue;
             };
-            let pointer = format!("{}/id", step.pointer);
-            match self.ids.get(id) {
-                Some(first) => {
-                    let problem = Problem::DuplicateStep {
-                        id: shown(id),
-                        first: first.to_owned(),
-                    };
-                    self.mistakes.add(&pointer, problem, None);
-                }
-                None => {
-                    self.ids.insert(id, pointer);
-                }
+            self.take_id(id, format!("{}/id", step.pointer));
+        }
+    }
+
+    /// Notes the id of a step, or that it is taken.
+    pub(super) fn take_id(&mut self, id: &'a str, pointer: String) {
+        match self.ids.get(id) {
+            Some(first) => {
+                let problem = Problem::DuplicateStep {
+                    id: shown(id),
+                    first: first.to_owned(),
+                };
+                self.mistakes.add(&pointer, problem, None);
+            }
+            None => {
+                self.ids.insert(id, pointer);
             }
         }
     }
@@ -228,6 +240,15 @@ impl<'a> Reader<'a> {
 
     fn channel(&mut self, node: &Node<'a>) -> Option<ChannelName> {
         let name = self.name::<ChannelName>(node)?;
+        self.known_channel(name, &node.pointer)
+    }
+
+    /// The channel, if a document may name it.
+    pub(super) fn known_channel(
+        &mut self,
+        name: ChannelName,
+        pointer: &str,
+    ) -> Option<ChannelName> {
         let Some(known) = self.known.filter(|known| !known.channels.contains(&name)) else {
             return Some(name);
         };
@@ -238,7 +259,7 @@ impl<'a> Reader<'a> {
         let problem = Problem::UnknownChannel {
             found: shown(name.as_str()),
         };
-        self.mistakes.add(&node.pointer, problem, Some(hint));
+        self.mistakes.add(pointer, problem, Some(hint));
         None
     }
 

@@ -117,15 +117,20 @@ impl<'a> Reader<'a> {
         object.only(&["goto"], |_| None, &mut self.mistakes);
         let goto = object.need("goto", &mut self.mistakes)?;
         let key = self.name::<StepKey>(&goto)?;
+        self.existing(key, &goto.pointer).map(Target::Goto)
+    }
+
+    /// The key, if a step of the document has it.
+    pub(super) fn existing(&mut self, key: StepKey, pointer: &str) -> Option<StepKey> {
         if self.ids.contains_key(key.as_str()) {
-            return Some(Target::Goto(key));
+            return Some(key);
         }
         let hint = closest(key.as_str(), self.ids.keys().copied());
         let hint = hint.map(|id| format!("did you mean `{id}`?"));
         let problem = Problem::UnknownStep {
             found: shown(key.as_str()),
         };
-        self.mistakes.add(&goto.pointer, problem, hint);
+        self.mistakes.add(pointer, problem, hint);
         None
     }
 }

@@ -6,7 +6,7 @@ use super::{
     canonical::{ContentHash, canonical},
     document::Document,
     error::DefinitionError,
-    graph,
+    graph::{self, Places},
     known::Known,
     read::Reader,
     step::WorkflowPlan,
@@ -24,6 +24,22 @@ pub struct Validated {
     pub document: Value,
     /// Of the canonical form: equal content has an equal hash, however it was written.
     pub hash: ContentHash,
+    places: Places,
+}
+
+impl Validated {
+    /// Where the document that was checked says which content a notify step has.
+    pub(crate) fn content_pointer(&self, place: usize) -> String {
+        let step = self.places.pointer(place);
+        if matches!(self.places, Places::Rules(_)) {
+            return step;
+        }
+        let written = format!("{step}/action/render_key");
+        match self.document.pointer(&written) {
+            Some(_) => written,
+            None => format!("{step}/action"),
+        }
+    }
 }
 
 /// Checks everything about a document that can be checked without a database.
@@ -33,7 +49,7 @@ pub struct Validated {
 /// Every mistake found, in document order; never empty. Paths through the steps are looked at only
 /// where there is no other mistake.
 pub fn validate(document: &Document, known: &Known) -> Result<Validated, Vec<DefinitionError>> {
-    let (plan, version) = check(document, Some(known))?;
+    let (plan, version, places) = check(document, Some(known))?;
     let document = canonical(&plan);
     let hash = ContentHash::of(&document);
     Ok(Validated {
@@ -41,6 +57,7 @@ pub fn validate(document: &Document, known: &Known) -> Result<Validated, Vec<Def
         version,
         document,
         hash,
+        places,
     })
 }
 
@@ -51,26 +68,26 @@ pub fn validate(document: &Document, known: &Known) -> Result<Validated, Vec<Def
 ///
 /// As [`validate`]; it means that the stored document was changed by hand.
 pub fn read_stored(document: &Value) -> Result<WorkflowPlan, Vec<DefinitionError>> {
-    check(&Document::from_value(document.clone()), None).map(|(plan, _)| plan)
+    check(&Document::from_value(document.clone()), None).map(|(plan, ..)| plan)
 }
 
 fn check(
     document: &Document,
     known: Option<&Known>,
-) -> Result<(WorkflowPlan, Option<Version>), Vec<DefinitionError>> {
+) -> Result<(WorkflowPlan, Option<Version>, Places), Vec<DefinitionError>> {
     let mut reader = Reader::new(known);
     let read = reader.workflow(document.value());
-    let mut mistakes = reader.mistakes;
+    let (places, mut mistakes) = (reader.places, reader.mistakes);
     for stray in &document.stray {
         mistakes.add(&stray.pointer, stray.problem.clone(), stray.hint.clone());
     }
     if let Some((plan, _)) = &read
         && mistakes.is_empty()
     {
-        graph::check(plan, &mut mistakes);
+        graph::check(plan, &places, &mut mistakes);
     }
     match read {
-        Some(read) if mistakes.is_empty() => Ok(read),
+        Some((plan, version)) if mistakes.is_empty() => Ok((plan, version, places)),
         _ => Err(mistakes.in_order_of(document.value())),
     }
 }

@@ -221,13 +221,8 @@ fn missing(
             }
             Some(_) => continue,
         };
-        let written = format!("/steps/{place}/action/render_key");
-        let pointer = match checked.document.pointer(&written) {
-            Some(_) => written,
-            None => format!("/steps/{place}/action"),
-        };
         mistakes.push(DefinitionError {
-            pointer,
+            pointer: checked.content_pointer(place),
             problem,
             hint: Some(hint),
         });

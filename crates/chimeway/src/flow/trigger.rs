@@ -76,12 +76,7 @@ impl Trigger {
     /// [`FlowError::BadName`] if its document has no usable key.
     pub fn of(workflow: &impl Workflow, tenant: TenantId) -> Result<Self, FlowError> {
         let document = workflow.workflow();
-        let key = document
-            .value()
-            .get("key")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let key = WorkflowKey::new(key)?;
+        let key = WorkflowKey::new(document.key().unwrap_or_default())?;
         Ok(Self {
             document: Some(document),
             ..Self::new(key, tenant)
@@ -314,5 +309,27 @@ fn holds_nul(value: &Value) -> bool {
             .iter()
             .any(|(name, value)| name.contains('\0') || holds_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Written(Value);
+
+    impl Workflow for Written {
+        fn workflow(&self) -> Document {
+            Document::from_value(self.0.clone())
+        }
+    }
+
+    #[test]
+    fn a_workflow_is_known_by_its_key_in_either_spelling() {
+        let of = |value| Trigger::of(&Written(value), TenantId::new("org_456").unwrap());
+        for value in [json!({ "key": "k" }), json!({ "workflow_key": " k " })] {
+            assert_eq!(of(value).unwrap().workflow.as_str(), "k");
+        }
+        assert!(matches!(of(json!({})), Err(FlowError::BadName(_))));
     }
 }
