@@ -44,8 +44,12 @@ impl<'a> Reader<'a> {
         value: &'a Value,
     ) -> Option<(WorkflowPlan, Option<Version>)> {
         let root = Node::root(value).object(&mut self.mistakes)?;
-        let known = ["workflow_key", "workflow_version", "steps"];
+        let known = ["workflow_key", "workflow_version", "source", "steps"];
         root.only(&known, |_| None, &mut self.mistakes);
+        // Who declared it: the original writes it when it stores a workflow, and it means nothing here.
+        if let Some(source) = root.get("source") {
+            source.text(&mut self.mistakes);
+        }
         let key = root
             .need("workflow_key", &mut self.mistakes)
             .and_then(|key| self.trimmed::<WorkflowKey>(&key));

@@ -66,6 +66,8 @@ fn notify(channel: ChannelName, render_key: RenderKey) -> StepKind {
     StepKind::Notify(Notify {
         channel,
         render_key,
+        category: None,
+        unless_read: false,
     })
 }
 
@@ -73,6 +75,7 @@ fn notify(channel: ChannelName, render_key: RenderKey) -> StepKind {
 fn stop_on(signal: SignalName) -> StopCondition {
     StopCondition {
         signal,
+        matches: vec![],
         then: Target::Stop,
     }
 }

@@ -33,7 +33,6 @@ fn a_workflow_has_a_key_a_version_and_steps() {
     /workflow_key: expected a string, found 1
     /workflow_version: a version is a whole number from 1 to 2147483647, found "1"
     /steps: expected a list, found an object
-    /source: unknown key `source`; known: workflow_key, workflow_version, steps
     "#);
     insta::assert_snapshot!(refuse("
 workflow_key: k
