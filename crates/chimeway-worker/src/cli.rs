@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        completions, demo, dev, explain, inbox, init, migrate, recipients, runs, settings,
-        templates, traces, track, trigger, worker, workflows,
+        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, recipients,
+        retry, runs, settings, templates, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -79,9 +79,12 @@ pub(crate) enum Command {
     Trigger(trigger::Args),
     Track(track::Args),
     Recipients(recipients::Args),
+    Preferences(preferences::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),
+    Cancel(cancel::Args),
+    Retry(retry::Args),
     Inbox(inbox::Args),
     Init(init::Args),
     Config(settings::Args),
@@ -191,6 +194,25 @@ mod tests {
                 true,
             ),
             ("chimeway recipients set r --tenant t".into(), false),
+            (format!("chimeway cancel {run} --tenant t --by me"), true),
+            ("chimeway cancel --workflow k --tenant t".into(), true),
+            (
+                format!("chimeway cancel {run} --workflow k --tenant t"),
+                false,
+            ),
+            ("chimeway cancel --tenant t".into(), false),
+            (format!("chimeway cancel {run}"), false),
+            (format!("chimeway retry {run} --tenant t"), true),
+            ("chimeway retry 17 --tenant t".into(), false),
+            (
+                "chimeway preferences set r --tenant t --channel email=off".into(),
+                true,
+            ),
+            (
+                "chimeway preferences set r --tenant t --channel email=no".into(),
+                false,
+            ),
+            ("chimeway preferences set r --tenant t".into(), false),
             (
                 "chimeway inbox unread --tenant t --recipient r".into(),
                 true,

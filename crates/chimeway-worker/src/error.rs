@@ -79,7 +79,8 @@ impl CliError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::NotFound(_) | Self::Flow(FlowError::UnknownWorkflow(_)) => 3,
+            Self::NotFound(_)
+            | Self::Flow(FlowError::UnknownWorkflow(_) | FlowError::NotFound { .. }) => 3,
             _ => 1,
         }
     }

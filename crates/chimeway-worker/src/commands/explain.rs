@@ -1,7 +1,7 @@
 //! `chimeway explain`: where a run is and why.
 
 use chimeway::{
-    flow::{DeliveryFacts, Explanation},
+    flow::{DeliveryFacts, Explanation, explain::Intervention},
     ids::{RunId, TenantId},
 };
 
@@ -50,6 +50,9 @@ pub(crate) fn block(run: &Explanation) -> String {
     for delivery in &run.deliveries {
         lines.push(("delivery", delivery_line(delivery)));
     }
+    for one in &run.interventions {
+        lines.push(("by hand", by_hand(one)));
+    }
     lines.push(("next", run.next.clone()));
     let lines = lines
         .iter()
@@ -84,12 +87,35 @@ fn state(run: &Explanation) -> String {
     text
 }
 
+/// `cancel run by carol at 2026-03-02 11:00:00Z: sent by mistake`
+fn by_hand(one: &Intervention) -> String {
+    let Intervention {
+        kind,
+        subject,
+        made_by,
+        reason,
+        made_at,
+        ..
+    } = one;
+    let why = reason
+        .as_ref()
+        .map_or_else(String::new, |why| format!(": {why}"));
+    format!(
+        "{kind} {subject} by {made_by} at {}{why}",
+        output::instant(*made_at)
+    )
+}
+
 /// `email: succeeded, 1 attempt, 0198f2c4-...`
 fn delivery_line(delivery: &DeliveryFacts) -> String {
     let attempts = output::count(usize::try_from(delivery.attempts).unwrap_or(0), "attempt");
     let mut text = format!("{}: {}", delivery.channel, delivery.status);
-    if let Some(reason) = &delivery.status_reason {
-        text.push_str(&format!(" ({reason})"));
+    match (&delivery.status_reason, &delivery.checkpoint) {
+        (Some(reason), Some(checkpoint)) => {
+            text.push_str(&format!(" ({reason}, decided at {checkpoint})"));
+        }
+        (Some(reason), None) => text.push_str(&format!(" ({reason})")),
+        (None, _) => {}
     }
     text.push_str(&format!(", {attempts}"));
     if let Some(next) = delivery.next_attempt_at {
@@ -115,6 +141,10 @@ mod tests {
             "quarantine_reason": null, "visit": 2, "started_at": "2026-03-02T09:00:00Z",
             "ended_at": null, "now": "2026-03-02T09:00:01Z", "wake_at": null,
             "next": "Waits.",
+            "interventions": [{
+                "kind": "cancel", "subject": "run", "subject_id": id, "made_by": "carol",
+                "reason": "a mistake", "made_at": "2026-03-02T09:00:00Z",
+            }],
             "deliveries": [{
                 "id": id, "channel": "in_app", "status": "failed", "status_reason": "slow",
                 "attempts": 2, "next_attempt_at": "2026-03-02T09:01:00Z", "step": "tell",
@@ -128,6 +158,7 @@ workflow  escalation v2
 tenant    a\\u{{7}}
 state     waiting (waiting_for_step_progression) in pause, until 2026-03-02 11:00:00Z or read, opened
 delivery  in_app: failed (slow), 2 attempts, next at 2026-03-02 09:01:00Z, {id}
+by hand   cancel run by carol at 2026-03-02 09:00:00Z: a mistake
 next      Waits.
 "
         );

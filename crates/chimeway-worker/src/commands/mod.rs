@@ -3,6 +3,7 @@
 //! To add a command: 1. a file here with its `Args`, whose doc comments and `after_help` are its help,
 //! and a `run`; 2. its variant in `cli.rs`; 3. its arm in [`run`].
 
+pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod dev;
@@ -10,7 +11,9 @@ pub(crate) mod explain;
 pub(crate) mod inbox;
 pub(crate) mod init;
 pub(crate) mod migrate;
+pub(crate) mod preferences;
 pub(crate) mod recipients;
+pub(crate) mod retry;
 pub(crate) mod runs;
 pub(crate) mod settings;
 mod suggest;
@@ -84,9 +87,12 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Trigger(args) => trigger::run(args, &context).await,
         Command::Track(args) => track::run(args, &context).await,
         Command::Recipients(args) => recipients::run(args, &context).await,
+        Command::Preferences(args) => preferences::run(args, &context).await,
         Command::Runs(args) => runs::run(args, &context).await,
         Command::Explain(args) => explain::run(args, &context).await,
         Command::Traces(args) => traces::run(&args, &context).await,
+        Command::Cancel(args) => cancel::run(args, &context).await,
+        Command::Retry(args) => retry::run(args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
         Command::Config(args) => settings::run(&args, &global),
         Command::Completions(_) | Command::Init(_) => Ok(()),
