@@ -265,8 +265,12 @@ where r.quarantine_reason is null and (
         r"
 select r.id::text
 from chimeway.workflow_runs r
-join chimeway.workflow_transitions t
-    on t.workflow_run_id = r.id and t.sequence = r.transition_count
+join lateral (
+    -- The last line that entered a wait: a host may have added lines since.
+    select * from chimeway.workflow_transitions t
+    where t.workflow_run_id = r.id and t.reason = 'waiting_for_step_progression'
+    order by t.sequence desc limit 1
+) t on true
 where r.state = 'waiting' and r.quarantine_reason is null and (
     (t.context ->> 'suspended_until')::timestamptz is distinct from r.suspended_until
     or t.context -> 'pending_signals' is distinct from to_jsonb(r.pending_signals)

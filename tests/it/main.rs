@@ -5,9 +5,13 @@
 mod spine;
 
 // What a workflow may consist of, and how it is told.
+mod cancel;
 mod definitions;
+mod matching;
 mod notify;
 mod outcomes;
+mod preferences;
+mod retry;
 mod signals;
 mod wait;
 
@@ -18,6 +22,7 @@ mod email;
 mod examples;
 mod http_channel;
 mod inbox;
+mod progression;
 mod python_host;
 mod recipients;
 mod sql_refusals;
@@ -26,6 +31,7 @@ mod templates;
 mod trigger_api;
 mod trigger_sql;
 mod webhook;
+mod workflow_api;
 
 // What a person sees.
 mod cli;
