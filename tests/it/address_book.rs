@@ -181,7 +181,8 @@ async fn a_book_that_fails_is_asked_again_and_nothing_is_suppressed() {
     let run: RunId = story.trigger("mail", "ada").await;
     for mood in [Mood::Refuses, Mood::Panics, Mood::Hangs] {
         book.be(mood);
-        story.advance("PT1H").await;
+        story.pass("PT1H").await;
+        story.drain().await;
         assert_eq!(place(&story, run).await, "active in mail");
     }
     assert_eq!(letter.sent(), "");

@@ -65,6 +65,22 @@ fn every_workflow_in_the_documents_is_valid() {
     }
 }
 
+/// What a page shows of a host's test is in that host, and so runs.
+#[test]
+fn the_test_in_the_documents_is_a_test_of_an_example() {
+    let host = std::fs::read_to_string(root().join("examples/axum-host/src/comments.rs")).unwrap();
+    let dedented: Vec<&str> = host
+        .lines()
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
+        .collect();
+    let host = dedented.join("\n");
+    let page = std::fs::read_to_string(root().join("docs/testing.md")).unwrap();
+    let (_, test) = page.split_once("```rust\n").unwrap();
+    let (test, _) = test.split_once("```").unwrap();
+    assert!(test.lines().count() <= 12, "it was ten lines once");
+    assert!(host.contains(test.trim_end()), "{test}");
+}
+
 /// A database with the journeys, and the host's table that examples write to.
 async fn database() -> TestDb {
     let db = TestDb::create().await;

@@ -221,7 +221,7 @@ async fn a_result_that_the_run_was_not_told_yet() {
     crate::invariants::audit(story.pool()).await;
     host.rollback().await.unwrap();
     story.advance("PT1S").await;
-    insta::assert_snapshot!(next(&story, run).await, @"Waits until 2026-03-02T10:00:01Z, then goes on; the signal `read`, `seen` or `done` ends the wait before that.");
+    insta::assert_snapshot!(next(&story, run).await, @"Waits until 2026-03-02T10:00:00Z, then goes on; the signal `read`, `seen` or `done` ends the wait before that.");
     crate::invariants::audit(story.pool()).await;
 }
 

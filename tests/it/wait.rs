@@ -68,7 +68,8 @@ steps:
     let run = story.trigger("two_waits", "ada").await;
     story.drain().await;
     // No worker ran for ten hours.
-    story.advance("PT10H").await;
+    story.pass("PT10H").await;
+    story.drain().await;
     insta::assert_snapshot!(story.history(run).await, @r#"
     03-02 09:00:00 workflow_started hello -->active {workflow=two_waits}
     03-02 09:00:00 step_activated hello active->active {step_key=hello}

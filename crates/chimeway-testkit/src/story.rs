@@ -6,17 +6,18 @@ use std::{
 };
 
 use chimeway::{
-    Chimeway, Dispatcher, Document, Recipient, Signal, Trigger,
+    Chimeway, Dispatcher, Document, Recipient, Signal, Trigger, Workflow,
     channels::Channel,
     definition::IsoDuration,
     flow::{ChimewayBuilder, Explanation, Settled},
     ids::{ActorId, EventId, RunId, SignalId, SignalName, TenantId, WorkflowKey},
     store::{
+        due,
         run_views::{self, RunFilter},
         settings,
     },
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -145,10 +146,34 @@ impl Story {
         self.set_clock(self.now() + duration.to_chrono()).await;
     }
 
-    /// Lets time pass, then does everything that is due.
+    /// Lets time pass with workers at work: what is due now is done first, then whatever falls due
+    /// meanwhile, each at its instant, and at last what is due at the end.
     pub async fn advance(&self, duration: &str) -> Settled {
-        self.pass(duration).await;
-        self.drain().await
+        let duration: IsoDuration = ok(duration.parse());
+        let end = self.now() + duration.to_chrono();
+        let mut done = self.drain().await;
+        while let Some(at) = self.next_due().await.filter(|at| *at < end) {
+            self.set_clock(at).await;
+            done = sum(done, self.drain().await);
+        }
+        self.set_clock(end).await;
+        sum(done, self.drain().await)
+    }
+
+    /// The next instant at which something falls due; what is due already and cannot be done, because
+    /// another session holds it, does not count.
+    async fn next_due(&self) -> Option<DateTime<Utc>> {
+        let mut conn = ok(self.pool().acquire().await);
+        let workflows = ok(due::workflows(&mut conn).await);
+        let waits = [
+            workflows.events,
+            workflows.runs,
+            workflows.owed,
+            ok(due::deliveries(&mut conn).await),
+            ok(due::signals(&mut conn).await),
+        ];
+        let ahead = waits.into_iter().flatten().filter(|wait| !wait.is_zero());
+        Some(self.now() + TimeDelta::from_std(ahead.min()?).ok()?)
     }
 
     /// Does everything that is due now.
@@ -177,9 +202,18 @@ impl Story {
 
     /// Triggers a workflow with params.
     pub async fn trigger_with(&self, workflow: &str, recipient: &str, params: Value) -> RunId {
-        let trigger = Trigger::new(ok(WorkflowKey::new(workflow)), tenant())
-            .params(params)
-            .recipient(Recipient::new(ok(ActorId::new(recipient))));
+        let trigger = Trigger::new(ok(WorkflowKey::new(workflow)), tenant()).params(params);
+        self.begin_run(trigger, recipient).await
+    }
+
+    /// Starts a workflow written in Rust for one recipient, in a transaction of its own; its run.
+    pub async fn start(&self, workflow: &impl Workflow, recipient: &str) -> RunId {
+        let trigger = ok(Trigger::of(workflow, tenant()));
+        self.begin_run(trigger, recipient).await
+    }
+
+    async fn begin_run(&self, trigger: Trigger, recipient: &str) -> RunId {
+        let trigger = trigger.recipient(Recipient::new(ok(ActorId::new(recipient))));
         let mut tx = ok(self.pool().begin().await);
         let event = ok(self.chimeway.trigger(&mut tx, trigger).await).event();
         ok(tx.commit().await);
@@ -257,6 +291,15 @@ impl Story {
             );
         }
         text
+    }
+}
+
+fn sum(a: Settled, b: Settled) -> Settled {
+    Settled {
+        events: a.events + b.events,
+        signals: a.signals + b.signals,
+        runs: a.runs + b.runs,
+        deliveries: a.deliveries + b.deliveries,
     }
 }
 

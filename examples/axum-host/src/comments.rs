@@ -94,3 +94,31 @@ fn mentioned(body: &str) -> Vec<&str> {
     names.dedup();
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use chimeway_testkit::Story;
+
+    use super::MentionEscalation;
+
+    #[tokio::test]
+    async fn who_reads_in_time_gets_no_email() {
+        let story = Story::begin("2026-03-02T09:00:00Z").await;
+        let run = story.start(&MentionEscalation, "ada").await;
+        story.advance("PT1H59M").await;
+        story.signal("ada", "notification_read").await;
+        story.advance("PT2H").await;
+        assert_eq!(story.sent(), ["in_app mention_notification to ada"]);
+        assert_eq!(story.explain(run).await.state, "stopped");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_gets_an_email_after_two_hours() {
+        let story = Story::begin("2026-03-02T09:00:00Z").await;
+        story.start(&MentionEscalation, "ada").await;
+        story.advance("PT1H59M").await;
+        assert_eq!(story.sent().len(), 1);
+        story.advance("PT1M").await;
+        assert_eq!(story.sent()[1], "email mention_email to ada");
+    }
+}
