@@ -14,10 +14,11 @@ use crate::programs::{psql, root};
 const MAY_READ_ALL: &[&str] = &["run_views::list"];
 
 /// Tables that grow with what hosts do.
-const HOT: [&str; 8] = [
+const HOT: [&str; 9] = [
     "events",
     "notifications",
     "recipients",
+    "preferences",
     "workflow_runs",
     "workflow_transitions",
     "signals",
@@ -28,6 +29,9 @@ const HOT: [&str; 8] = [
 /// What the queues ask all day, and the index that answers.
 const BY_INDEX: &[(&str, &str)] = &[
     ("deliveries::claim", "deliveries_due"),
+    ("deliveries::claim", "preferences_pkey"),
+    ("deliveries::plan", "preferences_pkey"),
+    ("healing::walk", "workflow_runs_live"),
     ("deliveries::expired", "deliveries_due"),
     ("due::deliveries", "deliveries_due"),
     ("due::signals", "signals_due"),
@@ -65,6 +69,8 @@ select event, tenant, 'journey', definition, '{}', 'key_' || i, at, at, case whe
 insert into chimeway.notifications (id, event_id, tenant_id, recipient, inserted_at)
 select notification, event, tenant, actor, at from n;
 insert into chimeway.recipients (tenant_id, identity, updated_at) select distinct tenant, actor, now() from n;
+insert into chimeway.preferences (tenant_id, recipient, kind, name, enabled, updated_at)
+select distinct tenant, actor, 'channel', 'email', false, now() from n;
 insert into chimeway.workflow_runs (id, notification_id, workflow_definition_id, current_step_id, started_at,
     last_transition_at, wake_at, suspended_until, ended_at, visit, transition_count, tenant_id, actor_id, state,
     status_reason, terminal_reason)

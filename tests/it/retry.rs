@@ -112,7 +112,7 @@ async fn what_has_its_result_is_not_sent_again() {
     .unwrap();
     insta::assert_snapshot!(refused(&story, id).await, @"the delivery ID is not retried: it is cancelled (bounced), and its journey has gone on; trigger the workflow again where the message is still wanted");
     let run = the_id(&story, "select id::text from chimeway.workflow_runs").await;
-    insta::assert_snapshot!(refused(&story, run).await, @"the run ID is not retried: it was not set aside; it goes on by itself");
+    insta::assert_snapshot!(refused(&story, run).await, @"the run ID is not retried: it has ended (completed)");
     let missing = retry(&story, Uuid::nil()).await.unwrap_err();
     assert_eq!(missing.code(), "not_found");
     assert_eq!(

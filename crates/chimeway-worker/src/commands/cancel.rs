@@ -1,6 +1,7 @@
 //! `chimeway cancel`: ends runs by hand.
 
 use chimeway::{
+    FlowError,
     flow::workflows::{Cancellation, Stamp, Workflows},
     ids::{DeliveryId, RunId, TenantId, WorkflowKey},
 };
@@ -63,7 +64,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     match (args.run, args.workflow) {
         (Some(run), _) => {
             let mut tx = conn.begin().await?;
-            let done = workflows.cancel(&mut tx, &args.tenant, run, &stamp).await?;
+            let done = workflows.cancel(&mut tx, &args.tenant, run, &stamp).await;
+            let done = done.map_err(|error| match error {
+                FlowError::NotFound { .. } => CliError::no_run(run, &args.tenant),
+                other => other.into(),
+            })?;
             tx.commit().await?;
             match context.json {
                 true => output::print_json(&json!({

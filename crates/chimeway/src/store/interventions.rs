@@ -91,9 +91,9 @@ pub struct Subject {
     pub subject: String,
     /// Whether it waits for another try, or was set aside: a retry makes it due.
     pub retryable: bool,
-    /// Its status, for a delivery; else why it was set aside.
+    /// Its status, or a run's state; else why it was set aside.
     pub status: Option<String>,
-    /// Why, for a delivery.
+    /// Why, for a delivery; why it ended, for a run.
     pub status_reason: Option<String>,
 }
 
@@ -113,7 +113,7 @@ pub async fn subject(
 select 'delivery' as "subject!", status in ('pending', 'failed') as "retryable!", status, status_reason
 from chimeway.deliveries where id = $2 and tenant_id = $1
 union all
-select 'run', quarantine_reason is not null and ended_at is null, quarantine_reason, null
+select 'run', quarantine_reason is not null and ended_at is null, state, terminal_reason
 from chimeway.workflow_runs where id = $2 and tenant_id = $1
 union all
 select 'event', quarantine_reason is not null, quarantine_reason, null

@@ -119,7 +119,8 @@ impl Workflows {
 
     /// Asks for the end of up to 1,000 live runs of one tenant's workflow, over all its versions; returns
     /// them. Call it until it returns none, each time in a transaction of its own, so that none is long.
-    /// Runs that are triggered meanwhile are cancelled too: pause the workflow first.
+    /// Runs that are made meanwhile are cancelled too: pause the workflow first, and let the workers make
+    /// the runs of what was triggered before.
     ///
     /// # Errors
     ///
@@ -235,6 +236,7 @@ fn why_not(subject: &interventions::Subject) -> String {
                 format!(" ({reason})")
             }
         ),
+        ("run", Some(_)) if !reason.is_empty() => format!("it has ended ({reason})"),
         _ => "it was not set aside; it goes on by itself".to_owned(),
     }
 }
