@@ -16,12 +16,25 @@ const LEASES_ENDED: &str =
 
 /// A host's transaction that holds someone's run, and does nothing more.
 async fn hold_run(db: &TestDb, recipient: &str) -> PgConnection {
-    let mut conn = db.connect().await;
-    let held = sqlx::raw_sql("begin").execute(&mut conn).await;
-    held.unwrap();
+    let mut conn = begun(db).await;
     let lock = "select id::text from chimeway.workflow_runs where actor_id = $1 for update";
     let lock = sqlx::query_scalar::<_, String>(lock).bind(recipient);
     lock.fetch_one(&mut conn).await.unwrap();
+    conn
+}
+
+/// A host's transaction that holds what a statement locks: one row.
+async fn hold(db: &TestDb, lock: &'static str) -> PgConnection {
+    let mut conn = begun(db).await;
+    let locked = sqlx::query_scalar::<_, String>(lock).fetch_one(&mut conn);
+    locked.await.unwrap();
+    conn
+}
+
+async fn begun(db: &TestDb) -> PgConnection {
+    let mut conn = db.connect().await;
+    let begun = sqlx::raw_sql("begin").execute(&mut conn).await;
+    begun.unwrap();
     conn
 }
 
@@ -89,6 +102,79 @@ async fn heavy_a_run_that_a_host_holds_at_its_deadline_holds_up_nobody_else() {
     assert_eq!(number(pool, LEASES_ENDED).await, 0);
     worker.stop().await;
     assert_recorded(pool, &desk.sends()).await;
+    audit(pool).await;
+}
+
+/// A message that is being sent: whoever holds its row then holds up its own record alone.
+#[tokio::test]
+async fn heavy_a_message_that_a_host_holds_while_it_is_recorded_holds_up_nobody_else() {
+    let db = TestDb::create().await;
+    let (pool, desk) = (db.pool(), Desk::new());
+    let host = Host::with_journey(pool, "PT0.2S").await;
+    let sent = desk.gate("sent");
+    let pause = format!("once:{}", sent.pause());
+    let worker = desk.worker(&db.url()).with_short_leases();
+    let worker = worker.failpoint("after_send", &pause).start().await;
+    host.trigger("user_0").await;
+    eventually("a message is sent and not recorded", async || {
+        (sent.reached() == 1).then_some(())
+    })
+    .await;
+    let held = hold(
+        &db,
+        "select id::text from chimeway.deliveries where status = 'dispatched' for update",
+    )
+    .await;
+    sent.open();
+    for n in 1..50 {
+        host.trigger(&format!("user_{n}")).await;
+    }
+    host.until_ended(49).await;
+    outlive_the_leases(pool).await;
+    assert_eq!(host.state_of("user_0").await.as_deref(), Some("active"));
+    assert_eq!(number(pool, LEASES_ENDED).await, 0);
+
+    commit(held).await;
+    host.until_ended(50).await;
+    worker.stop().await;
+    let sends = desk.sends();
+    assert!(sends.values().all(|tries| tries.len() == 1), "{sends:?}");
+    assert_recorded(pool, &sends).await;
+    audit(pool).await;
+}
+
+/// A message that waits for its turn or its next try, while its run is ended by a signal.
+#[tokio::test]
+async fn a_message_that_a_host_holds_while_its_run_is_ended_holds_up_nobody_else() {
+    let db = TestDb::create().await;
+    let (pool, desk) = (db.pool(), Desk::new());
+    let host = Host::with_journey(pool, "PT1H").await;
+    for n in 0..10 {
+        host.trigger(&format!("user_{n}")).await;
+    }
+    let held = hold(
+        &db,
+        "select d.id::text from chimeway.deliveries d
+         join chimeway.workflow_runs r on r.id = d.workflow_run_id and r.actor_id = 'user_7'
+         for update of d",
+    )
+    .await;
+    let cancel = "select chimeway.cancel(tenant_id, id) from chimeway.workflow_runs";
+    sqlx::query(cancel).execute(pool).await.unwrap();
+    let without_senders = [("chimeway_signals", 1), ("chimeway_workflows", 5)];
+    let worker = desk.worker(&db.url()).only(&without_senders).start().await;
+    host.until_ended(10).await;
+    commit(held).await;
+    worker.stop().await;
+    // What was held is found to be unwanted by whoever claims it.
+    let sender = desk.worker(&db.url()).start().await;
+    let unsent = "select count(*) from chimeway.deliveries where status = 'cancelled'";
+    eventually("nothing is left to send", async || {
+        (number(pool, unsent).await == 10).then_some(())
+    })
+    .await;
+    sender.stop().await;
+    assert!(desk.sends().is_empty());
     audit(pool).await;
 }
 

@@ -2,7 +2,7 @@
 //! the next one gathers, so that many results are one transaction, and one result alone waits for
 //! nobody.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
 use sqlx::PgPool;
@@ -10,17 +10,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Core, Point, batch,
-    made::Made,
-    record::{Attempted, Record},
+    record::{Attempted, Record, Recorded},
 };
+use crate::store::deliveries::ClaimRef;
 
 /// How many results one transaction records.
 const BATCH: usize = 500;
 /// First and longest pause while the database is away.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// First and longest pause before a result is recorded again whose row another session holds.
+const HELD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
 struct Entry {
     attempted: Attempted,
+    /// How often another session held its row.
+    held: u32,
     done: oneshot::Sender<()>,
 }
 
@@ -34,7 +39,7 @@ impl Stage {
     /// Starts the stage; it ends when the last handle is dropped and everything is recorded.
     pub(super) fn start(core: Arc<Core>, pool: PgPool) -> Self {
         let (entries, gathered) = mpsc::channel(BATCH * 2);
-        tokio::spawn(run(core, pool, gathered));
+        tokio::spawn(run(core, pool, gathered, entries.downgrade()));
         Self { entries }
     }
 
@@ -42,53 +47,81 @@ impl Stage {
     /// happened, and only its record is missing.
     pub(super) async fn record(&self, attempted: Attempted) {
         let (done, recorded) = oneshot::channel();
-        if self.entries.send(Entry { attempted, done }).await.is_ok() {
+        let entry = Entry {
+            attempted,
+            held: 0,
+            done,
+        };
+        if self.entries.send(entry).await.is_ok() {
             let _ = recorded.await;
         }
     }
 }
 
-async fn run(core: Arc<Core>, pool: PgPool, mut gathered: mpsc::Receiver<Entry>) {
+async fn run(
+    core: Arc<Core>,
+    pool: PgPool,
+    mut gathered: mpsc::Receiver<Entry>,
+    again: mpsc::WeakSender<Entry>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while gathered.recv_many(&mut batch, BATCH).await > 0 {
-        let (results, done): (Vec<_>, Vec<_>) = batch
-            .drain(..)
-            .map(|entry| (entry.attempted, entry.done))
-            .unzip();
+        let results: Vec<Attempted> = batch.iter().map(|entry| entry.attempted.clone()).collect();
         // A panic is a bug of ours. It must not end the stage, on which every send of this process
         // depends; and it takes at most the result it is about, whose lease then ends.
-        if !without_panic(record_all(&core, &pool, &results)).await {
-            for one in results.chunks(1) {
-                without_panic(record_all(&core, &pool, one)).await;
+        let held = match without_panic(record_all(&core, &pool, &results)).await {
+            Some(held) => held,
+            None => {
+                let mut held = HashSet::new();
+                for one in results.chunks(1) {
+                    let recorded = without_panic(record_all(&core, &pool, one)).await;
+                    held.extend(recorded.unwrap_or_default());
+                }
+                held
             }
-        }
-        for one in done {
-            let _ = one.send(());
+        };
+        for entry in batch.drain(..) {
+            if held.contains(&entry.attempted.claim) {
+                tokio::spawn(come_again(entry, again.clone()));
+            } else {
+                let _ = entry.done.send(());
+            }
         }
     }
 }
 
-async fn without_panic(recording: impl Future<Output = ()>) -> bool {
-    let recorded = AssertUnwindSafe(recording).catch_unwind().await.is_ok();
-    if !recorded {
+/// Hands a result in once more, in a while: another session holds its row, and nobody waits for that.
+async fn come_again(entry: Entry, again: mpsc::WeakSender<Entry>) {
+    let pause = HELD.0.saturating_mul(1 << entry.held.min(16)).min(HELD.1);
+    tokio::time::sleep(pause).await;
+    let held = entry.held.saturating_add(1);
+    // Where the stage has ended meanwhile, so does the lease.
+    if let Some(entries) = again.upgrade() {
+        let _ = entries.send(Entry { held, ..entry }).await;
+    }
+}
+
+async fn without_panic<T>(recording: impl Future<Output = T>) -> Option<T> {
+    let recorded = AssertUnwindSafe(recording).catch_unwind().await.ok();
+    if recorded.is_none() {
         tracing::error!("recording panicked; what is not recorded is closed when its lease ends");
     }
     recorded
 }
 
-/// Records results, however long the database is away.
+/// Records results, however long the database is away; returns those whose rows another session holds.
 ///
 /// A connection lost at COMMIT leaves open whether it happened. Repeating is safe either way: a result
 /// that is there is not written again, for its fence is no longer held.
-async fn record_all(core: &Core, pool: &PgPool, results: &[Attempted]) {
+async fn record_all(core: &Core, pool: &PgPool, results: &[Attempted]) -> HashSet<ClaimRef> {
     let mut pause = AWAY.0;
     loop {
         match batch::commit(pool, &Record { core }, results.to_vec()).await {
-            Ok(made) => {
-                let made = made.into_iter().fold(Made::default(), Made::and);
-                core.wake_after(pool, &made).await;
+            Ok(parts) => {
+                let recorded = Recorded::all(parts);
+                core.wake_after(pool, &recorded.made).await;
                 core.reach(Point::AfterRecordCommit).await;
-                return;
+                return recorded.held;
             }
             Err(error) => {
                 tracing::warn!(

@@ -10,9 +10,8 @@ use super::{
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
-    made::Made,
     owed::Owed,
-    record::Record,
+    record::{Attempted, Record, Recorded},
     route::Route,
     sweep,
 };
@@ -23,6 +22,9 @@ use crate::store::{
 
 /// How many deliveries one round claims.
 const CLAIM: i64 = 100;
+/// How often, and how soon, a result is recorded again whose row another session holds.
+const RECORD_TRIES: usize = 50;
+const RECORD_AGAIN: Duration = Duration::from_millis(20);
 
 /// What [`Chimeway::settle`] did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -109,11 +111,29 @@ async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
         }
     }
     let sent = results.len();
-    let made = batch::commit(pool, &Record { core }, results).await?;
-    core.wake_after(pool, &made.into_iter().fold(Made::default(), Made::and))
-        .await;
+    record(core, pool, results).await?;
     hand_back(pool, &back).await?;
     Ok(sent)
+}
+
+/// Records results; those whose rows another session holds once more, for about a second. After that
+/// their leases end.
+async fn record(core: &Core, pool: &PgPool, mut results: Vec<Attempted>) -> StoreResult<()> {
+    for _ in 0..RECORD_TRIES {
+        let recorded = batch::commit(pool, &Record { core }, results.clone()).await?;
+        let recorded = Recorded::all(recorded);
+        core.wake_after(pool, &recorded.made).await;
+        results.retain(|result| recorded.held.contains(&result.claim));
+        if results.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(RECORD_AGAIN).await;
+    }
+    tracing::warn!(
+        results = results.len(),
+        "results are not recorded: another session holds their rows; their leases end"
+    );
+    Ok(())
 }
 
 /// Claims due deliveries: one statement, durable when it returns and so before the first of them is

@@ -121,14 +121,35 @@ pub(super) struct Record<'a> {
     pub(super) core: &'a Core,
 }
 
+/// What recording has done.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) made: Made,
+    /// Claims whose delivery another session holds: to be recorded later.
+    pub(super) held: HashSet<ClaimRef>,
+}
+
+impl Recorded {
+    /// All parts of a batch.
+    pub(super) fn all(parts: Vec<Self>) -> Self {
+        parts.into_iter().fold(Self::default(), |mut all, part| {
+            all.held.extend(part.held);
+            Self {
+                made: all.made.and(part.made),
+                held: all.held,
+            }
+        })
+    }
+}
+
 impl Work for Record<'_> {
     type Item = Attempted;
-    type Output = Made;
+    type Output = Recorded;
 
-    async fn run(&self, conn: &mut PgConnection, items: &[Attempted]) -> StoreResult<Made> {
-        let made = record(self.core, conn, items).await?;
+    async fn run(&self, conn: &mut PgConnection, items: &[Attempted]) -> StoreResult<Recorded> {
+        let recorded = record(self.core, conn, items).await?;
         self.core.reach(Point::BeforeRecordCommit).await;
-        Ok(made)
+        Ok(recorded)
     }
 
     /// A record that the database does not take is written without what the provider said: the send
@@ -138,7 +159,7 @@ impl Work for Record<'_> {
         conn: &mut PgConnection,
         item: &Attempted,
         error: &StoreError,
-    ) -> StoreResult<Option<Made>> {
+    ) -> StoreResult<Option<Recorded>> {
         let delivery = item.claim.id;
         let sqlstate = error.sqlstate().unwrap_or_default();
         tracing::error!(delivery.id = %delivery, sqlstate, "a result is recorded without the provider's answer");
@@ -151,7 +172,11 @@ impl Work for Record<'_> {
     }
 }
 
-async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> StoreResult<Made> {
+async fn record(
+    core: &Core,
+    conn: &mut PgConnection,
+    items: &[Attempted],
+) -> StoreResult<Recorded> {
     // A result that came just before its lease was closed: one row is written once.
     let real: HashSet<ClaimRef> = items
         .iter()
@@ -207,13 +232,14 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
         .zip(&settled)
         .map(|(item, settled)| item.recording(settled))
         .collect();
-    let decided: HashSet<DeliveryId> = deliveries::record(conn, &recordings)
-        .await?
-        .into_iter()
-        .collect();
+    let written = deliveries::record(conn, &recordings).await?;
+    let decided: HashSet<DeliveryId> = written.decided.into_iter().collect();
+    // Their rows are another session's: not even a host's may be waited for.
+    let held: HashSet<DeliveryId> = written.held.into_iter().collect();
 
     let tries: Vec<NewAttempt> = items
         .iter()
+        .filter(|item| !held.contains(&item.claim.id))
         .filter(|item| {
             item.unsent.is_none() && (!item.closing() || decided.contains(&item.claim.id))
         })
@@ -253,10 +279,14 @@ async fn record(core: &Core, conn: &mut PgConnection, items: &[Attempted]) -> St
     if let Some(delay) = advanced.next_wake {
         made.wakes_in(chrono::TimeDelta::from_std(delay).unwrap_or_default());
     }
-    Ok(Made {
-        moved: advanced.moved,
-        planned: advanced.planned,
-        ..made
+    let items = items.iter().map(|item| item.claim);
+    Ok(Recorded {
+        made: Made {
+            moved: advanced.moved,
+            planned: advanced.planned,
+            ..made
+        },
+        held: items.filter(|claim| held.contains(&claim.id)).collect(),
     })
 }
 

@@ -7,8 +7,7 @@ use sqlx::PgPool;
 
 use super::{
     Core, batch,
-    made::Made,
-    record::{Attempted, Record},
+    record::{Attempted, Record, Recorded},
 };
 use crate::{
     engine::AttemptResult,
@@ -31,7 +30,7 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usi
     if expired.is_empty() {
         return Ok(0);
     }
-    let closed = expired.len();
+    let found = expired.len();
     let items = expired
         .into_iter()
         .map(|row| {
@@ -59,13 +58,15 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usi
             }
         })
         .collect();
-    let made = batch::commit(pool, &Record { core }, items).await?;
-    core.wake_after(pool, &made.into_iter().fold(Made::default(), Made::and))
-        .await;
-    tracing::warn!(
-        leases = closed,
-        "leases ended without a record; their tries are closed as unknown"
-    );
+    let recorded = Recorded::all(batch::commit(pool, &Record { core }, items).await?);
+    core.wake_after(pool, &recorded.made).await;
+    let closed = found - recorded.held.len();
+    if closed > 0 {
+        tracing::warn!(
+            leases = closed,
+            "leases ended without a record; their tries are closed as unknown"
+        );
+    }
     Ok(closed)
 }
 

@@ -1,6 +1,6 @@
 //! Deliveries: planned, claimed, recorded, closed, handed back.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -265,7 +265,8 @@ pub struct ClaimRef {
     pub claim_no: ClaimNo,
 }
 
-/// Gives claimed but unsent deliveries back: due again, the try not counted, the fence kept.
+/// Gives claimed but unsent deliveries back: due again, the try not counted, the fence kept. One that
+/// another session holds is left to the end of its lease.
 ///
 /// # Errors
 ///
@@ -276,10 +277,14 @@ pub async fn hand_back(conn: &mut PgConnection, claims: &[ClaimRef]) -> StoreRes
     }
     Ok(sqlx::query!(
         r#"-- deliveries::hand_back
+with free as materialized (
+    select id from chimeway.deliveries where id = any($1) order by id for no key update skip locked
+)
 update chimeway.deliveries d
 set status = case when d.attempts > 1 then 'failed' else 'pending' end, attempts = d.attempts - 1,
     lease_owner = null, lease_until = null
 from unnest($1::uuid[], $2::int[]) as u (id, claim_no)
+    join free on free.id = u.id
 where d.id = u.id and d.claim_no = u.claim_no and d.status = 'dispatched'"#,
         &claims.iter().map(|claim| claim.id.0).collect::<Vec<_>>(),
         &claims
@@ -372,24 +377,31 @@ pub struct Recording {
     pub checkpoint: Option<&'static str>,
 }
 
-/// Writes what deliveries become; returns those that this claim still decides. One whose lease was
-/// closed meanwhile is still decided by the real outcome, as long as nobody has claimed it again.
+/// What writing results has done.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    /// Those that this claim still decided.
+    pub decided: Vec<DeliveryId>,
+    /// Those that another session holds: nothing was written of them.
+    pub held: Vec<DeliveryId>,
+}
+
+/// Writes what deliveries become, as far as this claim still decides it and no other session holds the
+/// row. One whose lease was closed meanwhile is still decided by the real outcome, as long as nobody has
+/// claimed it again.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn record(
-    conn: &mut PgConnection,
-    recordings: &[Recording],
-) -> StoreResult<Vec<DeliveryId>> {
+pub async fn record(conn: &mut PgConnection, recordings: &[Recording]) -> StoreResult<Recorded> {
     if recordings.is_empty() {
-        return Ok(vec![]);
+        return Ok(Recorded::default());
     }
-    Ok(sqlx::query_scalar!(
+    let rows = sqlx::query!(
         r#"-- deliveries::record
 with locked as materialized (
-    select id from chimeway.deliveries where id = any($1) order by id for no key update
-)
+    select id from chimeway.deliveries where id = any($1) order by id for no key update skip locked
+), written as (
 update chimeway.deliveries d
 set status = u.status, status_reason = u.status_reason, checkpoint = u.checkpoint,
     next_attempt_at = chimeway.now() + u.retry_in,
@@ -401,7 +413,10 @@ from unnest(
     join locked on locked.id = u.id
 where d.id = u.id and d.claim_no = u.claim_no
     and (d.status = 'dispatched' or (d.status = 'failed' and not u.closing))
-returning d.id as "id: DeliveryId""#,
+returning d.id
+)
+select l.id as "id: DeliveryId", w.id is not null as "decided!"
+from locked l left join written w on w.id = l.id"#,
         &recordings
             .iter()
             .map(|one| one.claim.id.0)
@@ -429,11 +444,40 @@ returning d.id as "id: DeliveryId""#,
             .map(|one| one.checkpoint)
             .collect::<Vec<_>>() as _,
     )
+    .fetch_all(&mut *conn)
+    .await?;
+    let locked: HashSet<DeliveryId> = rows.iter().map(|row| row.id).collect();
+    let missing: Vec<DeliveryId> = recordings
+        .iter()
+        .map(|one| one.claim.id)
+        .filter(|id| !locked.contains(id))
+        .collect();
+    let decided = rows.into_iter().filter(|row| row.decided);
+    Ok(Recorded {
+        decided: decided.map(|row| row.id).collect(),
+        held: existing(conn, &missing).await?,
+    })
+}
+
+/// Those of these deliveries that are there: retention takes those of ended runs.
+async fn existing(
+    conn: &mut PgConnection,
+    deliveries: &[DeliveryId],
+) -> StoreResult<Vec<DeliveryId>> {
+    if deliveries.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_scalar!(
+        r#"-- deliveries::existing
+select id as "id: DeliveryId" from chimeway.deliveries where id = any($1)"#,
+        deliveries as _,
+    )
     .fetch_all(conn)
     .await?)
 }
 
-/// Cancels what these runs still had to send, each for its reason.
+/// Cancels what these runs still had to send, each for its reason. One that another session holds is
+/// left as it is: its claim finds that the run has moved on.
 ///
 /// # Errors
 ///
@@ -447,10 +491,18 @@ pub async fn cancel_unsent(
     }
     sqlx::query!(
         r#"-- deliveries::cancel_unsent
+with free as materialized (
+    select d.id, u.reason
+    from chimeway.deliveries d
+    join unnest($1::uuid[], $2::text[]) as u (run_id, reason) on d.workflow_run_id = u.run_id
+    where d.status in ('pending', 'failed')
+    order by d.id
+    for no key update of d skip locked
+)
 update chimeway.deliveries d
-set status = 'cancelled', status_reason = u.reason, next_attempt_at = null, updated_at = chimeway.now()
-from unnest($1::uuid[], $2::text[]) as u (run_id, reason)
-where d.workflow_run_id = u.run_id and d.status in ('pending', 'failed')"#,
+set status = 'cancelled', status_reason = free.reason, next_attempt_at = null, updated_at = chimeway.now()
+from free
+where d.id = free.id"#,
         &runs.iter().map(|(run, _)| run.0).collect::<Vec<_>>(),
         &runs.iter().map(|(_, reason)| *reason).collect::<Vec<_>>() as _,
     )
