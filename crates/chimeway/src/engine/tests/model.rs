@@ -28,8 +28,8 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 use self::{
     hosts::Host,
     invariants::Fact,
-    rows::Tick,
-    states::{Actor, State, Tried},
+    rows::{SignalRow, Tick},
+    states::{Actor, Cancel, State, Tried, Trigger, Worker},
 };
 use super::*;
 
@@ -176,6 +176,52 @@ impl World {
         };
         happens.then_some(next)
     }
+
+    fn hosts_do(&self, state: &State, actions: &mut Vec<Action>) {
+        if self.trigger && state.trigger != Trigger::Over {
+            actions.extend(Host::ALL.map(Action::Trigger));
+        }
+        if self.cancel && state.cancel != Cancel::Over {
+            actions.extend(Host::ALL.map(Action::Cancel));
+        }
+        for signal in 0..self.signals {
+            if !matches!(
+                state.signals[usize::from(signal)],
+                SignalRow::Committed { .. }
+            ) {
+                actions.extend(Host::ALL.map(|does| Action::Signal(signal, does)));
+            }
+        }
+        if self.holder {
+            actions.extend([Action::Hold, Action::Release]);
+        }
+    }
+
+    fn worker_does(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
+        match state.workers[usize::from(worker)] {
+            Worker::Free => {
+                let there = (0..2).filter(|delivery| state.delivery(*delivery).is_some());
+                actions.extend(there.map(|delivery| Action::Claim(worker, delivery)));
+                return;
+            }
+            Worker::Claimed(_) => {
+                let unsent = [Tried::Superseded, Tried::AlreadyDelivered];
+                let tries = self.tries.iter().copied().chain(unsent);
+                actions.extend(tries.map(|tried| Action::Try(worker, tried)));
+                if self.hand_backs > 0 {
+                    actions.push(Action::HandBack(worker));
+                }
+            }
+            Worker::Tried(_) => {
+                if self.unheard {
+                    actions.push(Action::CommitUnheard(worker));
+                }
+            }
+        }
+        if self.crashes {
+            actions.push(Action::Crash(worker));
+        }
+    }
 }
 
 impl Model for World {
@@ -191,20 +237,10 @@ impl Model for World {
         vec![self.before.iter().fold(begin, play)]
     }
 
-    fn actions(&self, _state: &State, actions: &mut Vec<Action>) {
+    /// All that may happen next. Most of what cannot is left out, so that no state is copied for it.
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         actions.push(Action::Tick);
-        if self.trigger {
-            actions.extend(Host::ALL.map(Action::Trigger));
-        }
-        for signal in 0..self.signals {
-            actions.extend(Host::ALL.map(|does| Action::Signal(signal, does)));
-        }
-        if self.cancel {
-            actions.extend(Host::ALL.map(Action::Cancel));
-        }
-        if self.holder {
-            actions.extend([Action::Hold, Action::Release]);
-        }
+        self.hosts_do(state, actions);
         let actors = [
             (self.router, Actor::Router),
             (self.timer, Actor::Timer),
@@ -214,25 +250,17 @@ impl Model for World {
             (self.workers > 1, Actor::Worker(1)),
         ];
         for (_, who) in actors.into_iter().filter(|(there, _)| *there) {
-            actions.extend([Action::Begin(who), Action::Next(who), Action::Lose(who)]);
+            if state.is_open(who) {
+                actions.extend([Action::Next(who), Action::Lose(who)]);
+            } else {
+                actions.push(Action::Begin(who));
+            }
         }
         for worker in 0..self.workers {
-            actions.extend([0, 1].map(|delivery| Action::Claim(worker, delivery)));
-            let unsent = [Tried::Superseded, Tried::AlreadyDelivered];
-            actions.extend(unsent.map(|tried| Action::Try(worker, tried)));
-            actions.extend(self.tries.iter().map(|tried| Action::Try(worker, *tried)));
-            if self.crashes {
-                actions.push(Action::Crash(worker));
-            }
-            if self.hand_backs > 0 {
-                actions.push(Action::HandBack(worker));
-            }
-            if self.unheard {
-                actions.push(Action::CommitUnheard(worker));
-            }
+            self.worker_does(state, worker, actions);
         }
-        if self.closer {
-            for delivery in [0, 1] {
+        for delivery in 0..2 {
+            if self.closer && state.delivery(delivery).is_some() {
                 actions.extend([Action::LeaseEnds(delivery), Action::FindExpired(delivery)]);
             }
         }

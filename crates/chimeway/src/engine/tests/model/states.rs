@@ -250,11 +250,15 @@ impl State {
         }
     }
 
+    /// It is in a transaction.
+    pub(super) fn is_open(&self, who: Actor) -> bool {
+        who.place()
+            .is_some_and(|place| self.transactions[place].is_some())
+    }
+
     /// A worker's connection is lost, or its process is gone: nothing of its transaction stays.
     pub(super) fn roll_back(&mut self, who: Actor) -> bool {
-        let open = who
-            .place()
-            .is_some_and(|place| self.transactions[place].is_some());
+        let open = self.is_open(who);
         self.end_transaction(who);
         // A closer looks for expired leases anew.
         if who == Actor::Closer {

@@ -146,6 +146,9 @@ pub(super) fn two_waits() -> World {
 pub(super) fn workers() -> World {
     World {
         budget: THREE_TRIES,
+        tries: &[Tried::Succeeded, Tried::Temporary],
+        crashes: false,
+        unheard: false,
         ..late()
     }
 }
@@ -157,8 +160,9 @@ pub(super) fn late() -> World {
         owed: true,
         closer: true,
         workers: 2,
-        tries: &[Tried::Succeeded, Tried::Temporary],
+        tries: &[Tried::Succeeded, Tried::Temporary, Tried::Bounced],
         crashes: true,
+        unheard: true,
         facts: &[
             Fact::LeaseClosed,
             Fact::LateResult,
@@ -176,7 +180,7 @@ pub(super) fn giving_back() -> World {
         owed: true,
         closer: true,
         workers: 2,
-        tries: &[Tried::Succeeded, Tried::Temporary, Tried::NoAddress],
+        tries: &[Tried::Succeeded, Tried::NoAddress],
         hand_backs: 2,
         facts: &[Fact::LeaseClosed],
         ..World::of(journey("PT1H"))
@@ -193,10 +197,8 @@ pub(super) fn held() -> World {
         router: true,
         timer: true,
         owed: true,
-        closer: true,
         workers: 1,
         tries: &[Tried::Succeeded, Tried::Temporary],
-        crashes: true,
         facts: &[Fact::Owed, Fact::StoppedBySignal, Fact::ElapsedAndEmailed],
         ..World::of(journey("PT1H"))
     }
@@ -251,15 +253,14 @@ pub(super) fn early() -> World {
         signals: 1,
         router: true,
         owed: true,
-        closer: true,
         workers: 1,
         tries: &[Tried::Succeeded, Tried::Temporary],
-        crashes: true,
         facts: &[Fact::StoppedBySignal, Fact::Owed],
         ..World::of(early)
     }
 }
 
+/// A journey from its trigger to its end, and a host that cancels it.
 pub(super) fn whole() -> World {
     World {
         last_tick: 1,
@@ -269,7 +270,6 @@ pub(super) fn whole() -> World {
         router: true,
         timer: true,
         owed: true,
-        closer: true,
         workers: 1,
         tries: &[Tried::Succeeded, Tried::Temporary],
         facts: &[
@@ -309,6 +309,11 @@ fn a_signal_may_release_one_wait_and_meet_another() {
 #[test]
 fn workers_may_vanish_and_come_late() {
     holds("workers", workers());
+}
+
+#[test]
+fn two_workers_may_try_twice() {
+    holds("late", late());
 }
 
 #[test]
