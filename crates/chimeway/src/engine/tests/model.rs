@@ -39,6 +39,8 @@ use super::*;
 enum Rule {
     /// 1: leaving a wait by time looks for signals first.
     TimerLooksForSignals,
+    /// 2: workers pass over rows that another session holds.
+    WorkersWaitForNoHost,
     /// 2: a signal stays due while one of its runs is held by another session.
     SkippedSignalStaysDue,
     /// 2: a result whose run is held is told to it later.

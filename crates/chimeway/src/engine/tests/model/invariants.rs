@@ -5,7 +5,7 @@ use stateright::Property;
 use super::{
     World,
     rows::{DeliveryRow, End, Place, SignalRow, TryResult},
-    states::{State, Trigger, Worker},
+    states::{Actor, State, Trigger, Worker},
 };
 use crate::engine::DeliveryStatus;
 
@@ -42,6 +42,7 @@ pub(super) const FIVE: &str = "5: an ended run stays ended, and has nothing unse
 pub(super) const SIX: &str = "6: the fence grows, and only the newest claim decides";
 pub(super) const SEVEN: &str = "7: sends are attempts, repeated after failures only, and not late";
 pub(super) const EIGHT: &str = "8: attempts are contiguous and within the budget";
+pub(super) const TEN: &str = "10: workers wait for no host, and not in a circle";
 pub(super) const CANCEL: &str = "cancel: when all is quiet, no run is left that was to be canceled";
 
 pub(super) fn properties() -> impl Iterator<Item = Property<World>> {
@@ -58,6 +59,7 @@ pub(super) fn properties() -> impl Iterator<Item = Property<World>> {
         Property::always(SIX, claims_are_fenced),
         Property::always(SEVEN, sends_are_attempts),
         Property::always(EIGHT, attempts_are_contiguous),
+        Property::always(TEN, somebody_goes_on),
         Property::always(CANCEL, cancels_are_heard),
     ]
     .into_iter()
@@ -137,6 +139,12 @@ fn attempts_are_contiguous(world: &World, state: &State) -> bool {
         written && i32::from(row.attempts) <= world.budget.attempts
     });
     rows && !state.broken.has(Invariant::AttemptsAreContiguous)
+}
+
+/// A worker's transaction may wait for another one's, but not all of them for something else.
+fn somebody_goes_on(world: &World, state: &State) -> bool {
+    let mut open = Actor::WORKERS.into_iter().filter(|who| state.is_open(*who));
+    open.clone().next().is_none() || open.any(|who| !world.waits(state, who))
 }
 
 fn cancels_are_heard(_: &World, state: &State) -> bool {

@@ -8,6 +8,11 @@ fn without_rule_1_a_deadline_beats_an_earlier_signal() {
 }
 
 #[test]
+fn without_rule_2_workers_wait_for_a_host() {
+    breaks(held(), &[Rule::WorkersWaitForNoHost], TEN);
+}
+
+#[test]
 fn without_rule_2_a_signal_is_routed_past_a_held_run() {
     breaks(beginning(), &[Rule::SkippedSignalStaysDue], TWO);
 }
@@ -97,8 +102,10 @@ fn today_an_ended_run_may_keep_a_retry() {
 
 #[test]
 fn today_nothing_else_breaks() {
+    breaks_today(late(), &[]);
     breaks_today(workers(), &[SEVEN]);
     breaks_today(giving_back(), &[SEVEN, EIGHT]);
     breaks_today(canceled_send(), &[FIVE, EIGHT]);
+    breaks_today(whole(), &[FIVE]);
     breaks_today(early(), &[FIVE]);
 }

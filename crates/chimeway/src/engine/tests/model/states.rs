@@ -114,7 +114,6 @@ pub(super) struct Attempted {
 pub(super) enum Tried {
     Succeeded,
     Temporary,
-    Bounced,
     /// Its lease ended without a record.
     Unknown,
     /// Not sent: the run had moved on.
@@ -193,6 +192,16 @@ pub(super) enum Found {
 }
 
 impl Actor {
+    /// Those that work in transactions.
+    pub(super) const WORKERS: [Self; 6] = [
+        Self::Router,
+        Self::Timer,
+        Self::Owed,
+        Self::Closer,
+        Self::Worker(0),
+        Self::Worker(1),
+    ];
+
     pub(super) fn place(self) -> Option<usize> {
         match self {
             Self::Router => Some(0),
@@ -250,10 +259,13 @@ impl State {
         }
     }
 
+    pub(super) fn transaction(&self, who: Actor) -> Option<&Transaction> {
+        self.transactions[who.place()?].as_ref()
+    }
+
     /// It is in a transaction.
     pub(super) fn is_open(&self, who: Actor) -> bool {
-        who.place()
-            .is_some_and(|place| self.transactions[place].is_some())
+        self.transaction(who).is_some()
     }
 
     /// A worker's connection is lost, or its process is gone: nothing of its transaction stays.

@@ -3,7 +3,7 @@
 use super::{
     Rule, World,
     invariants::Invariant,
-    rows::{Few, Moving, Place, SignalRow, Told},
+    rows::{DeliveryRow, Few, Moving, Place, SignalRow, Told},
     states::{Actor, Found, Job, State, Statement, Transaction, Worker},
 };
 use crate::engine::{DeliveryStatus, attempt::status_reason};
@@ -40,6 +40,9 @@ impl World {
         let Some(place) = who.place() else {
             return false;
         };
+        if self.waits(state, who) {
+            return false;
+        }
         let Some(mut transaction) = state.transactions[place].take() else {
             return false;
         };
@@ -47,14 +50,12 @@ impl World {
             Statement::Candidates => self.find_candidates(state, &mut transaction),
             Statement::LockRun => self.lock_run(state, &mut transaction, who),
             Statement::LockDue => {
-                if !self.lock_run(state, &mut transaction, who)
-                    || transaction.run != Found::Locked
-                    || !is_due(state, &transaction)
-                {
+                let locked = self.lock_run(state, &mut transaction, who);
+                if locked && !is_due(state, &transaction) {
                     state.end_transaction(who);
                     return true;
                 }
-                true
+                locked
             }
             Statement::Ended => self.which_ended(state, &mut transaction),
             Statement::Record => self.record(state, &mut transaction, who),
@@ -67,6 +68,27 @@ impl World {
         };
         state.transactions[place] = Some(transaction);
         goes_on
+    }
+
+    /// Whether its next statement waits for a row that another session holds.
+    pub(super) fn waits(&self, state: &State, who: Actor) -> bool {
+        let Some(transaction) = state.transaction(who) else {
+            return false;
+        };
+        let other = |held_by: Option<Actor>| held_by.is_some_and(|holder| holder != who);
+        let held = |place: usize| other(state.deliveries_held_by[place]);
+        match (transaction.next, transaction.job) {
+            (Statement::LockRun | Statement::LockDue, _) => {
+                other(state.run_held_by) && !self.keeps(Rule::WorkersWaitForNoHost)
+            }
+            (Statement::Record, Job::Record(attempted)) => held(attempted.delivery.into()),
+            // It waits for the rows that it sees as unsent.
+            (Statement::CancelUnsent, _) => (0..2).any(|place| {
+                let row = state.deliveries[place].as_ref();
+                held(place) && row.is_some_and(DeliveryRow::is_unsent)
+            }),
+            _ => false,
+        }
     }
 
     /// What a statement that begins now sees.
@@ -221,7 +243,7 @@ impl World {
         }
     }
 
-    /// `deliveries::cancel_unsent`: waits for the rows that it sees as unsent.
+    /// `deliveries::cancel_unsent`
     fn cancel_unsent(state: &mut State, transaction: &mut Transaction, who: Actor) -> bool {
         for place in 0..state.deliveries.len() {
             let row = transaction.written[place]
@@ -230,9 +252,6 @@ impl World {
             let Some(row) = row.filter(|row| row.is_unsent()) else {
                 continue;
             };
-            if state.deliveries_held_by[place].is_some_and(|holder| holder != who) {
-                return false;
-            }
             let mut row = row.clone();
             row.status = DeliveryStatus::Cancelled;
             row.status_reason = Some(status_reason::SUPERSEDED);

@@ -53,8 +53,8 @@ impl World {
             Actor::Timer => {
                 let run = state.run.as_ref()?;
                 let due = run.wake_at.is_some_and(|at| at <= state.clock);
-                let free = state.run_held_by.is_none();
-                (due && free).then(|| Transaction::new(Job::Due, Statement::LockDue))
+                let passes = state.run_held_by.is_some() && self.keeps(Rule::WorkersWaitForNoHost);
+                (due && !passes).then(|| Transaction::new(Job::Due, Statement::LockDue))
             }
             Actor::Owed => {
                 let owed = (0..2).find(|place| {
@@ -260,7 +260,6 @@ impl World {
         let result = match attempted.tried {
             Tried::Succeeded => AttemptResult::Succeeded,
             Tried::Temporary => AttemptResult::Temporary { retry_after: None },
-            Tried::Bounced => AttemptResult::Bounced,
             Tried::Unknown => AttemptResult::Unknown,
             // An attempt says so: not counted, but as good as a success.
             Tried::AlreadyDelivered => AttemptResult::Succeeded,
@@ -292,11 +291,7 @@ impl World {
         let Job::Record(attempted) = transaction.job else {
             return false;
         };
-        let held_by = state.delivery_held_by(attempted.delivery);
-        if held_by.is_some() {
-            return false;
-        }
-        *held_by = Some(who);
+        *state.delivery_held_by(attempted.delivery) = Some(who);
         let Some(mut row) = state.delivery(attempted.delivery).cloned() else {
             return false;
         };

@@ -160,7 +160,7 @@ pub(super) fn late() -> World {
         owed: true,
         closer: true,
         workers: 2,
-        tries: &[Tried::Succeeded, Tried::Temporary, Tried::Bounced],
+        tries: &[Tried::Succeeded, Tried::Temporary],
         crashes: true,
         unheard: true,
         facts: &[
@@ -253,6 +253,7 @@ pub(super) fn early() -> World {
         signals: 1,
         router: true,
         owed: true,
+        closer: true,
         workers: 1,
         tries: &[Tried::Succeeded, Tried::Temporary],
         facts: &[Fact::StoppedBySignal, Fact::Owed],
