@@ -5,13 +5,16 @@
 //! one SQL statement of a transaction, a commit, or something outside of the database: a send, a crash,
 //! a tick of the clock. So every order of statements is a path, and the invariants hold on all of them.
 //!
-//! Each file of the code has its counterpart: `flow::route`, `due`, `owed`, `record` and `sweep` are in
-//! `workers.rs`, the seam `flow::progress` in `transaction.rs`, what hosts do in `hosts.rs`. A change
-//! there is a change here. `docs/model.md` says what is left out.
+//! Each file of the code has its counterpart: `flow::route`, `due` and `owed` are in `workers.rs`,
+//! `deliver`, `record` and `sweep` in `deliveries.rs`, the seam `progress` in `transaction.rs`; what hosts
+//! do is in `hosts.rs`. A change there is a change here. `docs/model.md` says what is left out.
 //!
 //! To add a rule: its variant in [`Rule`], an `if self.keeps(..)` at the place that follows it, and a
 //! test in `removed.rs` that shows which invariant breaks without it.
 
+mod deciding;
+mod deliveries;
+mod explore;
 mod hosts;
 mod invariants;
 mod removed;
@@ -21,9 +24,7 @@ mod transaction;
 mod workers;
 mod worlds;
 
-use std::time::Instant;
-
-use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
+use stateright::{Model, Property};
 
 use self::{
     hosts::Host,
@@ -201,6 +202,8 @@ impl World {
 
     fn worker_does(&self, state: &State, worker: u8, actions: &mut Vec<Action>) {
         match state.workers[usize::from(worker)] {
+            // Two free workers are the same to all others: the first one claims.
+            Worker::Free if worker > 0 && state.workers[0] == Worker::Free => return,
             Worker::Free => {
                 let there = (0..2).filter(|delivery| state.delivery(*delivery).is_some());
                 actions.extend(there.map(|delivery| Action::Claim(worker, delivery)));
@@ -276,79 +279,4 @@ impl Model for World {
         let facts = self.facts.iter().map(|fact| fact.property());
         invariants::properties().chain(facts).collect()
     }
-}
-
-/// Explores a world to its end: every invariant holds in every state, and all its facts happen.
-fn holds(name: &str, world: World) {
-    let begun = Instant::now();
-    // While one invariant has no counterexample, the exploration ends only where nothing is left.
-    let checker = world.clone().checker().threads(2).spawn_bfs().join();
-    assert!(checker.is_done());
-    for property in world.properties() {
-        match (property.expectation, checker.discovery(property.name)) {
-            (Expectation::Always, Some(_)) => {
-                let path = shortest(&world, property.name).join("\n  ");
-                panic!("this does not hold: {}\n  {path}", property.name);
-            }
-            (Expectation::Sometimes, None) => panic!("this never happens: {}", property.name),
-            _ => {}
-        }
-    }
-    println!(
-        "{name}: {} states, {} steps deep, {:.1} s",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        begun.elapsed().as_secs_f32(),
-    );
-}
-
-/// Without these rules this invariant breaks, in a world in which it holds with them.
-fn breaks(world: World, without: &[Rule], invariant: &'static str) {
-    let world = World {
-        without: without.to_vec(),
-        ..world
-    };
-    let path = shortest(&world, invariant);
-    assert!(
-        !path.is_empty(),
-        "without {without:?} this holds: {invariant}"
-    );
-    let path = path.join("\n  ");
-    println!("without {without:?} this breaks: {invariant}\n  {path}");
-}
-
-/// As the code is today, exactly these invariants break in this world.
-fn breaks_today(world: World, invariants: &[&'static str]) {
-    let world = World {
-        without: OPEN.to_vec(),
-        ..world
-    };
-    let checker = world.checker().threads(2).spawn_bfs().join();
-    assert!(checker.is_done());
-    let always = invariants::properties().map(|property| property.name);
-    let broken: Vec<_> = always
-        .filter(|name| checker.discovery(name).is_some())
-        .collect();
-    assert_eq!(broken, invariants);
-}
-
-/// The shortest way to where an invariant breaks; empty where it does not. The checker may come past a
-/// longer one after the shortest, so it is asked again for less than what it found.
-fn shortest(world: &World, invariant: &'static str) -> Vec<String> {
-    let mut known: Option<Vec<Action>> = None;
-    loop {
-        let mut checker = world.clone().checker();
-        if let Some(actions) = &known {
-            // It stops before states so deep, of which the first one is 1.
-            checker = checker.target_max_depth(actions.len() + 1);
-        }
-        let found = HasDiscoveries::AnyOf([invariant].into());
-        let checker = checker.finish_when(found).spawn_bfs().join();
-        match checker.discovery(invariant) {
-            Some(path) => known = Some(path.into_actions()),
-            None => break,
-        }
-    }
-    let actions = known.unwrap_or_default();
-    actions.iter().map(|action| format!("{action:?}")).collect()
 }

@@ -94,7 +94,7 @@ fn ended_runs_are_over(_: &World, state: &State) -> bool {
     let ended = state.run.as_ref().is_some_and(|run| !run.is_live());
     // A retry that was planned while another session was ending the run ends with what is owed.
     let unsent = deliveries(state).any(|row| row.is_unsent() && !row.progress_owed);
-    !state.broken.has(Invariant::TerminalStaysTerminal) && !(ended && unsent)
+    !(ended && unsent || state.broken.has(Invariant::TerminalStaysTerminal))
 }
 
 fn claims_are_fenced(_: &World, state: &State) -> bool {

@@ -1,6 +1,11 @@
 //! What each rule is for: without it, this breaks.
 
-use super::{invariants::*, worlds::*, *};
+use super::{
+    Rule,
+    explore::{breaks, breaks_today},
+    invariants::{CANCEL, EIGHT, FIVE, FOUR, ONE, SEVEN, SIX, TEN, THREE, TWO},
+    worlds::*,
+};
 
 #[test]
 fn without_rule_1_a_deadline_beats_an_earlier_signal() {

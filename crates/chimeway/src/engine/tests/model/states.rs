@@ -293,19 +293,13 @@ impl State {
 
     /// Nobody is in a transaction, nothing is due, and no worker has anything in hand.
     pub(super) fn is_quiet(&self) -> bool {
-        let mut deliveries = self.deliveries.iter().flatten();
-        self.is_nobody_at_it()
-            && self.closing.is_none()
-            && self.workers.iter().all(|worker| *worker == Worker::Free)
-            && self.committed_signals().all(|(.., routed)| routed)
-            && !self
-                .run
-                .as_ref()
-                .is_some_and(|run| run.wake_at.is_some_and(|at| at <= self.clock))
-            && !deliveries.any(|delivery| {
-                delivery.is_unsent()
-                    || delivery.status == DeliveryStatus::Dispatched
-                    || delivery.progress_owed
-            })
+        let idle = self.closing.is_none() && self.workers == [Worker::Free; 2];
+        let wake_at = self.run.as_ref().and_then(|run| run.wake_at);
+        let due = wake_at.is_some_and(|at| at <= self.clock)
+            || self.committed_signals().any(|(.., routed)| !routed)
+            || self.deliveries.iter().flatten().any(|row| {
+                row.is_unsent() || row.status == DeliveryStatus::Dispatched || row.progress_owed
+            });
+        self.is_nobody_at_it() && idle && !due
     }
 }

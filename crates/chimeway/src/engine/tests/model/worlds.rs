@@ -1,6 +1,7 @@
 //! The worlds: each small enough to be explored to its end, together all that meets at one run.
 
-use super::{hosts::Host, invariants::Fact, states::Tried, *};
+use super::{explore::holds, hosts::Host, invariants::Fact, states::Tried, *};
+use crate::definition::To;
 
 impl World {
     /// A world with nobody in it, in which time stands still.
@@ -126,9 +127,7 @@ pub(super) fn wait_first() -> World {
 /// Two waits for the same signal, of which the first one is released by it.
 pub(super) fn two_waits() -> World {
     let twice = workflow("twice")
-        .wait("first", "PT1H", |wait| {
-            wait.release_on("read", crate::definition::To::Next)
-        })
+        .wait("first", "PT1H", |wait| wait.release_on("read", To::Next))
         .wait("second", "PT1H", |wait| wait.stop_on("read"))
         .notify("email", "email", "hello");
     World {
@@ -242,11 +241,7 @@ pub(super) fn canceled_wait() -> World {
 
 /// The journey goes on while its first message is being tried again, and a signal stops it.
 pub(super) fn early() -> World {
-    let early = journey("PT1H").on(
-        "in_app",
-        Outcome::TemporaryFailure,
-        crate::definition::To::Next,
-    );
+    let early = journey("PT1H").on("in_app", Outcome::TemporaryFailure, To::Next);
     World {
         budget: THREE_TRIES,
         before: begun(),
@@ -284,60 +279,60 @@ pub(super) fn whole() -> World {
 
 #[test]
 fn a_whole_journey() {
-    holds("whole", whole());
+    holds("whole", &whole());
 }
 
 #[test]
 fn a_signal_may_come_at_any_moment_around_the_start() {
-    holds("beginning", beginning());
+    holds("beginning", &beginning());
 }
 
 #[test]
 fn a_signal_may_come_at_any_moment_around_the_deadline() {
-    holds("deadline", deadline());
+    holds("deadline", &deadline());
 }
 
 #[test]
 fn a_journey_may_begin_with_a_wait() {
-    holds("wait_first", wait_first());
+    holds("wait_first", &wait_first());
 }
 
 #[test]
 fn a_signal_may_release_one_wait_and_meet_another() {
-    holds("two_waits", two_waits());
+    holds("two_waits", &two_waits());
 }
 
 #[test]
 fn workers_may_vanish_and_come_late() {
-    holds("workers", workers());
+    holds("workers", &workers());
 }
 
 #[test]
 fn two_workers_may_try_twice() {
-    holds("late", late());
+    holds("late", &late());
 }
 
 #[test]
 fn workers_may_give_claims_back() {
-    holds("giving_back", giving_back());
+    holds("giving_back", &giving_back());
 }
 
 #[test]
 fn a_host_may_hold_a_run_for_as_long_as_it_likes() {
-    holds("held", held());
+    holds("held", &held());
 }
 
 #[test]
 fn a_run_may_be_canceled_while_its_message_is_sent() {
-    holds("canceled_send", canceled_send());
+    holds("canceled_send", &canceled_send());
 }
 
 #[test]
 fn a_run_may_be_canceled_around_the_end_of_its_wait() {
-    holds("canceled_wait", canceled_wait());
+    holds("canceled_wait", &canceled_wait());
 }
 
 #[test]
 fn a_journey_may_go_on_while_its_message_is_tried_again() {
-    holds("early", early());
+    holds("early", &early());
 }
