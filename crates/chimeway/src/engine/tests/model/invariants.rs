@@ -143,8 +143,9 @@ fn attempts_are_contiguous(world: &World, state: &State) -> bool {
 
 /// A worker's transaction may wait for another one's, but not all of them for something else.
 fn somebody_goes_on(world: &World, state: &State) -> bool {
-    let mut open = Actor::WORKERS.into_iter().filter(|who| state.is_open(*who));
-    open.clone().next().is_none() || open.any(|who| !world.waits(state, who))
+    let of = |who: Actor| Some((who, state.transaction(who)?));
+    let mut open = Actor::WORKERS.into_iter().filter_map(of).peekable();
+    open.peek().is_none() || open.any(|(who, open)| !world.waits(state, open, who))
 }
 
 fn cancels_are_heard(_: &World, state: &State) -> bool {

@@ -111,6 +111,4 @@ fn today_nothing_else_breaks() {
     breaks_today(workers(), &[SEVEN]);
     breaks_today(giving_back(), &[SEVEN, EIGHT]);
     breaks_today(canceled_send(), &[FIVE, EIGHT]);
-    breaks_today(whole(), &[FIVE]);
-    breaks_today(early(), &[FIVE]);
 }

@@ -40,12 +40,12 @@ impl World {
         let Some(place) = who.place() else {
             return false;
         };
-        if self.waits(state, who) {
-            return false;
-        }
         let Some(mut transaction) = state.transactions[place].take() else {
             return false;
         };
+        if self.waits(state, &transaction, who) {
+            return false;
+        }
         let goes_on = match transaction.next {
             Statement::Candidates => self.find_candidates(state, &mut transaction),
             Statement::LockRun => self.lock_run(state, &mut transaction, who),
@@ -71,10 +71,7 @@ impl World {
     }
 
     /// Whether its next statement waits for a row that another session holds.
-    pub(super) fn waits(&self, state: &State, who: Actor) -> bool {
-        let Some(transaction) = state.transaction(who) else {
-            return false;
-        };
+    pub(super) fn waits(&self, state: &State, transaction: &Transaction, who: Actor) -> bool {
         let other = |held_by: Option<Actor>| held_by.is_some_and(|holder| holder != who);
         let held = |place: usize| other(state.deliveries_held_by[place]);
         match (transaction.next, transaction.job) {

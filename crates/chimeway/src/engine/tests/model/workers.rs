@@ -21,9 +21,10 @@ impl World {
         };
         // Where rule 3 holds, when its snapshot was taken does not matter to a lock statement: what it
         // locks it reads anew. It is one step then, and two where it looks for signals as well.
+        let locks_at_once = matches!(transaction.job, Job::Due | Job::Record(_));
         if !self.keeps(Rule::LockFirstLookLater) {
             transaction.snapshot = Some(self.visible(state));
-        } else if matches!(transaction.job, Job::Due | Job::Record(_)) {
+        } else if locks_at_once && !self.waits(state, &transaction, who) {
             self.lock_run(state, &mut transaction, who);
         }
         state.transactions[place] = Some(transaction);

@@ -141,7 +141,7 @@ pub(super) fn two_waits() -> World {
     }
 }
 
-/// Two workers that fail, vanish and come late.
+/// Two workers with three tries: a late success may come before another try.
 pub(super) fn workers() -> World {
     World {
         budget: THREE_TRIES,
@@ -152,7 +152,7 @@ pub(super) fn workers() -> World {
     }
 }
 
-/// As before, with two tries: a success that comes late comes for the last but one.
+/// Two workers with two tries, which may not hear either that their record is there.
 pub(super) fn late() -> World {
     World {
         before: begun(),
@@ -173,6 +173,7 @@ pub(super) fn late() -> World {
     }
 }
 
+/// Two workers that give back what they have claimed, or find no address.
 pub(super) fn giving_back() -> World {
     World {
         before: begun(),
@@ -303,12 +304,12 @@ fn a_signal_may_release_one_wait_and_meet_another() {
 }
 
 #[test]
-fn workers_may_vanish_and_come_late() {
+fn two_workers_may_try_three_times() {
     holds("workers", &workers());
 }
 
 #[test]
-fn two_workers_may_try_twice() {
+fn workers_may_vanish_and_come_late() {
     holds("late", &late());
 }
 
