@@ -2,6 +2,7 @@
 //! `docs/lifecycle.md`.
 
 mod lifecycle;
+mod model;
 mod plays;
 mod properties;
 mod stories;
