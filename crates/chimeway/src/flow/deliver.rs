@@ -91,8 +91,17 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     let row = &claimed.row;
     let definition = row.definition.and_then(|id| needs.definitions.get(&id));
     let message = definition.and_then(|definition| message(row, definition));
+    if row.delivered {
+        return attempted(claimed, "", &core.worker, Ended::unsent(Unsent::Delivered));
+    }
     if !is_wanted(row, definition.map(AsRef::as_ref)) {
         return attempted(claimed, "", &core.worker, Ended::unsent(Unsent::Superseded));
+    }
+    if definition.is_none() {
+        // A newer worker may know it.
+        let temporary = AttemptResult::Temporary { retry_after: None };
+        let ended = Ended::failed(temporary, "this worker cannot read the definition");
+        return attempted(claimed, "", &core.worker, ended);
     }
     if let Some(reason) = definition.and_then(|definition| suppressed(row, definition)) {
         let unsent = Ended::unsent(Unsent::Suppressed(reason));

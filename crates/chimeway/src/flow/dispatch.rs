@@ -79,7 +79,7 @@ impl Chimeway {
     ///
     /// [`FlowError::Store`] if the database is away.
     pub async fn sweep(&self, pool: &PgPool) -> Result<usize, FlowError> {
-        let closed = sweep::close_expired(&self.core, pool).await?;
+        let closed = sweep::close_expired(&self.core, pool, sweep::EACH_MINUTE).await?;
         Ok(closed + sweep::heal(&self.core, pool).await?)
     }
 }
@@ -89,7 +89,7 @@ async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
     let (signals, _) = batch::take(core, pool, &Route { core }).await?;
     let (owed, _) = batch::take(core, pool, &Owed { core }).await?;
     let (runs, _) = batch::take(core, pool, &Due { core }).await?;
-    let closed = sweep::close_expired(core, pool).await?;
+    let closed = sweep::close_expired(core, pool, sweep::EACH_SECOND).await?;
     let sent = send_due(core, pool).await?;
     Ok(Settled {
         events: events.rows,

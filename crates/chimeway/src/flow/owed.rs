@@ -2,7 +2,7 @@
 //! the run's row, or it did not decode.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -10,10 +10,14 @@ use sqlx::PgConnection;
 
 use super::{Core, batch::DueWork, made::Made, progress};
 use crate::{
-    engine::{Input, attempt, input::Delivered},
+    engine::{
+        Input,
+        attempt::{self, status_reason::SUPERSEDED},
+        input::Delivered,
+    },
     ids::{DeliveryId, RunId},
     store::{
-        StoreResult,
+        StoreResult, deliveries,
         owed::{self, OwedRow, parse_status},
         runs,
     },
@@ -54,13 +58,17 @@ impl DueWork for Owed<'_> {
         let locked = runs::lock(conn, &asked).await?;
         let skipped = progress::skipped(conn, asked, &locked).await?;
         let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
-        let (mut settled, mut again) = (vec![], vec![]);
+        let live: HashSet<RunId> = locked.iter().map(|row| row.id).collect();
+        let (mut settled, mut again, mut over) = (vec![], vec![], vec![]);
         for row in rows {
             if skipped.contains(&row.run) {
                 again.push(row.id);
                 continue;
             }
             settled.push(row.id);
+            if !live.contains(&row.run) {
+                over.push((row.run, SUPERSEDED));
+            }
             let status = parse_status(row.id, &row.status)?;
             if let Some(outcome) = attempt::outcome_of(status, row.status_reason.as_deref()) {
                 let result = Delivered {
@@ -77,6 +85,8 @@ impl DueWork for Owed<'_> {
         }
         // Before the runs move on: one that does not decode is owed its result again.
         owed::settle(conn, &settled).await?;
+        // It ended while the result was recorded: a retry that was planned then comes too late.
+        deliveries::cancel_unsent(conn, &over).await?;
         let mut made = progress::advance(self.core, conn, locked, inputs).await?;
         owed::owe(conn, &again, HELD).await?;
         if !again.is_empty() {

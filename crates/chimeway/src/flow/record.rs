@@ -54,6 +54,8 @@ pub(crate) struct Attempted {
 pub(crate) enum Unsent {
     /// Its run had moved on, and is told nothing.
     Superseded,
+    /// An earlier try had succeeded after all.
+    Delivered,
     /// On purpose, for this reason: the run goes on.
     Suppressed(&'static str),
 }
@@ -66,6 +68,14 @@ impl Attempted {
     fn settle(&self, core: &Core) -> Settled {
         if let Some(unsent) = self.unsent {
             let (status, reason) = match unsent {
+                Unsent::Delivered => {
+                    return Settled {
+                        status: DeliveryStatus::Succeeded,
+                        reason: None,
+                        retry_in: None,
+                        outcome: Outcome::Delivered,
+                    };
+                }
                 Unsent::Superseded => (DeliveryStatus::Cancelled, status_reason::SUPERSEDED),
                 Unsent::Suppressed(reason) => (DeliveryStatus::Suppressed, reason),
             };
@@ -197,12 +207,13 @@ async fn record(
         .await?;
 
     // Where each run is, for those that are ours: its visit, and whether a visit may leave a message
-    // behind that is still being tried.
+    // behind that is still being tried. Of one whose definition does not decode, anything may be so.
     let current: HashMap<RunId, (Visit, bool)> = rows
         .iter()
-        .filter_map(|row| {
-            let definition = definitions.get(&row.workflow_definition_id)?;
-            Some((row.id, (Visit(row.visit), definition.moves_early())))
+        .map(|row| {
+            let definition = definitions.get(&row.workflow_definition_id);
+            let early = definition.is_none_or(|definition| definition.moves_early());
+            (row.id, (Visit(row.visit), early))
         })
         .collect();
 
@@ -233,16 +244,14 @@ async fn record(
         .map(|(item, settled)| item.recording(settled))
         .collect();
     let written = deliveries::record(conn, &recordings).await?;
-    let decided: HashSet<DeliveryId> = written.decided.into_iter().collect();
+    let decided: HashSet<ClaimRef> = written.decided.into_iter().collect();
     // Their rows are another session's: not even a host's may be waited for.
     let held: HashSet<DeliveryId> = written.held.into_iter().collect();
 
     let tries: Vec<NewAttempt> = items
         .iter()
         .filter(|item| !held.contains(&item.claim.id))
-        .filter(|item| {
-            item.unsent.is_none() && (!item.closing() || decided.contains(&item.claim.id))
-        })
+        .filter(|item| item.unsent.is_none() && (!item.closing() || decided.contains(&item.claim)))
         .map(|item| item.attempt())
         .collect();
     attempts::insert(conn, &tries).await?;
@@ -250,7 +259,7 @@ async fn record(
     let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
     let mut untold = vec![];
     for (item, settled) in items.iter().zip(&settled) {
-        if !decided.contains(&item.claim.id) || item.unsent == Some(Unsent::Superseded) {
+        if !decided.contains(&item.claim) || item.unsent == Some(Unsent::Superseded) {
             continue;
         }
         if let Some(delay) = settled.retry_in {

@@ -17,15 +17,18 @@ use crate::{
 
 /// How many leases one transaction closes.
 const LEASES: i64 = 500;
+/// Among how many of the rows that have been due longest they are looked for each second, and each minute.
+pub(super) const EACH_SECOND: i64 = 2_000;
+pub(super) const EACH_MINUTE: i64 = 1_000_000;
 /// How many live runs one sweep looks at.
 const STRETCH: i64 = 10_000;
 
 /// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
 /// and the delivery is tried again, given up or set aside like after any other failure.
-pub(super) async fn close_expired(core: &Core, pool: &PgPool) -> StoreResult<usize> {
+pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> StoreResult<usize> {
     let expired = {
         let mut conn = pool.acquire().await?;
-        deliveries::expired(&mut conn, LEASES, core.timing.grace).await?
+        deliveries::expired(&mut conn, LEASES, core.timing.grace, among).await?
     };
     if expired.is_empty() {
         return Ok(0);
@@ -86,7 +89,7 @@ pub(super) async fn sweep(
     }
     tx.commit().await?;
     if taken {
-        close_expired(core, pool).await?;
+        close_expired(core, pool, EACH_MINUTE).await?;
         heal(core, pool).await?;
     }
     Ok(taken)

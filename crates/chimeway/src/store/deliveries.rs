@@ -188,6 +188,8 @@ pub struct ClaimedRow {
     pub channel_disabled: bool,
     /// The categories that the recipient does not want.
     pub disabled_categories: Option<Vec<String>>,
+    /// A try whose worker seemed to have vanished had succeeded after all.
+    pub delivered: bool,
     /// The database's now, when it was claimed.
     pub now: DateTime<Utc>,
 }
@@ -232,6 +234,10 @@ select
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
     (n.read_at is not null) as "read!", coalesce(q.channel, false) as "channel_disabled!",
     q.categories as "disabled_categories?",
+    c.crashes > 0 and exists (
+        select from chimeway.delivery_attempts a
+        where a.delivery_id = c.id and a.outcome = 'succeeded'
+    ) as "delivered!",
     (select chimeway.now()) as "now!"
 from claimed c
 left join chimeway.workflow_runs r on r.id = c.workflow_run_id
@@ -322,8 +328,8 @@ pub struct ExpiredRow {
     pub now: DateTime<Utc>,
 }
 
-/// Claims whose lease ended at least `grace` ago. They are among the rows that have been due longest,
-/// so only those are looked at.
+/// Claims whose lease ended at least `grace` ago, among the `among` rows that have been due longest: that
+/// is where they are, but for many rows of a channel whose slots are taken.
 ///
 /// # Errors
 ///
@@ -332,6 +338,7 @@ pub async fn expired(
     conn: &mut PgConnection,
     limit: i64,
     grace: Duration,
+    among: i64,
 ) -> StoreResult<Vec<ExpiredRow>> {
     Ok(sqlx::query_as!(
         ExpiredRow,
@@ -346,13 +353,14 @@ from (
     from chimeway.deliveries
     where next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
     order by next_attempt_at
-    limit 2000
+    limit $3
 ) d
 where d.status = 'dispatched' and d.lease_until <= (select chimeway.now()) - $2::interval
 order by d.id
 limit $1"#,
         limit,
         interval(grace),
+        among,
     )
     .fetch_all(conn)
     .await?)
@@ -380,8 +388,8 @@ pub struct Recording {
 /// What writing results has done.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
-    /// Those that this claim still decided.
-    pub decided: Vec<DeliveryId>,
+    /// The claims that still decided their deliveries.
+    pub decided: Vec<ClaimRef>,
     /// Those that another session holds: nothing was written of them.
     pub held: Vec<DeliveryId>,
 }
@@ -405,7 +413,9 @@ with locked as materialized (
 update chimeway.deliveries d
 set status = u.status, status_reason = u.status_reason, checkpoint = u.checkpoint,
     next_attempt_at = chimeway.now() + u.retry_in,
-    crashes = d.crashes + u.closing::int, attempts = d.attempts - u.uncounted::int,
+    crashes = d.crashes + u.closing::int,
+    -- A try whose lease was closed meanwhile has its row, and stays counted.
+    attempts = d.attempts - (u.uncounted and d.status = 'dispatched')::int,
     lease_owner = null, lease_until = null, updated_at = chimeway.now()
 from unnest(
         $1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[], $8::text[]
@@ -413,9 +423,9 @@ from unnest(
     join locked on locked.id = u.id
 where d.id = u.id and d.claim_no = u.claim_no
     and (d.status = 'dispatched' or (d.status = 'failed' and not u.closing))
-returning d.id
+returning d.id, d.claim_no
 )
-select l.id as "id: DeliveryId", w.id is not null as "decided!"
+select l.id as "id: DeliveryId", w.claim_no as "claim_no?: ClaimNo"
 from locked l left join written w on w.id = l.id"#,
         &recordings
             .iter()
@@ -452,9 +462,12 @@ from locked l left join written w on w.id = l.id"#,
         .map(|one| one.claim.id)
         .filter(|id| !locked.contains(id))
         .collect();
-    let decided = rows.into_iter().filter(|row| row.decided);
+    let decided = rows.into_iter().filter_map(|row| {
+        let (id, claim_no) = (row.id, row.claim_no?);
+        Some(ClaimRef { id, claim_no })
+    });
     Ok(Recorded {
-        decided: decided.map(|row| row.id).collect(),
+        decided: decided.collect(),
         held: existing(conn, &missing).await?,
     })
 }

@@ -78,13 +78,6 @@ enum Rule {
     OwedEndsRetries,
 }
 
-/// Rules that the code does not keep yet: this model found what breaks without them.
-const OPEN: [Rule; 3] = [
-    Rule::ClosedTryStaysCounted,
-    Rule::ClaimLooksAtItsAttempts,
-    Rule::OwedEndsRetries,
-];
-
 /// A world: who is in it, where it begins, and which rule it does without.
 #[derive(Debug, Clone)]
 struct World {

@@ -154,7 +154,7 @@ impl Deliveries {
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
         let crashes = self.looks_after_crashes();
         if crashes {
-            sweep::close_expired(&self.core, &self.pool).await?;
+            sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
         }
         let jobs = self.claim(free, crashes).await?;
         if !jobs.is_empty() {

@@ -57,11 +57,17 @@ impl World {
         self.decide(moving, &input);
     }
 
+    /// Tells it that a host has asked for its end.
+    pub(super) fn tell_cancel(&self, moving: &mut Moving) {
+        self.decide(moving, &Input::Cancelled);
+    }
+
     /// Tells it a signal; whether that did anything.
     pub(super) fn tell_signal(&self, moving: &mut Moving, signal: u8) -> bool {
         let input = Input::Signalled {
             signal: SignalId(Uuid::from_u128(signal.into())),
             name: "read".parse().unwrap(),
+            delivery: None,
         };
         let acts = self.decide(moving, &input);
         if acts {
@@ -102,6 +108,7 @@ impl World {
             },
             RunState::Completed => Place::Ended(End::Completed),
             RunState::Stopped(TerminalReason::StopCondition(_)) => Place::Ended(End::Signaled),
+            RunState::Stopped(TerminalReason::Cancelled) => Place::Ended(End::Canceled),
             RunState::Stopped(_) | RunState::Failed(_) => Place::Ended(End::Outcome),
         };
         moving.run = RunRow {
@@ -132,7 +139,7 @@ impl World {
             step,
             visit: Visit(row.visit.into()),
             state,
-            status_reason: Reason::WorkflowStarted,
+            status_reason: Reason::WorkflowStarted.as_str().into(),
             sequence: Sequence(0),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model as _};
 
-use super::{Action, OPEN, Rule, World, invariants};
+use super::{Action, Rule, World};
 
 /// Explores a world to its end: every invariant holds in every state, and all its facts happen.
 pub(super) fn holds(name: &str, world: &World) {
@@ -43,21 +43,6 @@ pub(super) fn breaks(world: World, without: &[Rule], invariant: &'static str) {
     );
     let path = path.join("\n  ");
     println!("without {without:?} this breaks: {invariant}\n  {path}");
-}
-
-/// As the code is today, exactly these invariants break in this world.
-pub(super) fn breaks_today(world: World, invariants: &[&'static str]) {
-    let world = World {
-        without: OPEN.to_vec(),
-        ..world
-    };
-    let checker = world.checker().threads(2).spawn_bfs().join();
-    assert!(checker.is_done());
-    let always = invariants::properties().map(|property| property.name);
-    let broken: Vec<_> = always
-        .filter(|name| checker.discovery(name).is_some())
-        .collect();
-    assert_eq!(broken, invariants);
 }
 
 /// The shortest way to where an invariant breaks; empty where it does not. The checker may come past a

@@ -2,7 +2,7 @@
 
 use super::{
     Rule,
-    explore::{breaks, breaks_today},
+    explore::breaks,
     invariants::{CANCEL, EIGHT, FIVE, FOUR, ONE, SEVEN, SIX, TEN, THREE, TWO},
     worlds::*,
 };
@@ -91,24 +91,16 @@ fn a_cancel_that_only_the_timer_hears_is_lost() {
 }
 
 #[test]
-fn today_a_closed_try_is_taken_back() {
+fn without_rule_6_a_closed_try_is_taken_back() {
     breaks(giving_back(), &[Rule::ClosedTryStaysCounted], EIGHT);
 }
 
 #[test]
-fn today_what_was_delivered_may_be_sent_again() {
+fn without_rule_7_a_known_success_is_sent_again() {
     breaks(workers(), &[Rule::ClaimLooksAtItsAttempts], SEVEN);
 }
 
 #[test]
-fn today_an_ended_run_may_keep_a_retry() {
+fn without_rule_8_an_ended_run_keeps_the_retry_it_is_owed() {
     breaks(early(), &[Rule::OwedEndsRetries], FIVE);
-}
-
-#[test]
-fn today_nothing_else_breaks() {
-    breaks_today(late(), &[]);
-    breaks_today(workers(), &[SEVEN]);
-    breaks_today(giving_back(), &[SEVEN, EIGHT]);
-    breaks_today(canceled_send(), &[FIVE, EIGHT]);
 }

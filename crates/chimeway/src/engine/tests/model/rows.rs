@@ -198,14 +198,6 @@ impl Moving {
         self.plan
             .map(|(step, visit)| DeliveryRow::planned(step, visit))
     }
-
-    /// Ends it as a host has asked: by hand, until the engine has an input for it.
-    pub(super) fn end_as_canceled(&mut self) {
-        self.run.place = Place::Ended(End::Canceled);
-        self.run.wake_at = None;
-        self.cancel_unsent = true;
-        self.moved = true;
-    }
 }
 
 impl RunRow {

@@ -163,7 +163,7 @@ impl World {
         loop {
             let hears = moving.was_due || self.keeps(Rule::EveryoneHearsACancel);
             if moving.run.cancel_requested && moving.run.is_live() && hears {
-                moving.end_as_canceled();
+                self.tell_cancel(moving);
             }
             let waits =
                 self.is_listening(&moving.run) && moving.looked_up != Some(moving.run.visit);
