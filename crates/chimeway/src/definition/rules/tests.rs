@@ -95,7 +95,6 @@ fn plan(checked: &Validated) -> String {
     lines.join("\n")
 }
 
-/// Scenarios 42, 43, 45.
 #[test]
 fn the_base_journey_is_a_message_a_wait_and_a_message() {
     let checked = accept(BASE);
