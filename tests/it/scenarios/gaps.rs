@@ -31,7 +31,8 @@ steps:
             format!("email failed attempts={tries}")
         );
         assert_eq!(place(&story, run).await, "active in email");
-        story.advance("PT5M").await;
+        story.pass("PT5M").await;
+        story.drain().await;
     }
     assert_eq!(
         deliveries(story.pool()).await,

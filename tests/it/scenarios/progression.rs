@@ -38,7 +38,8 @@ async fn a_delivered_message_leads_into_its_wait() {
 #[tokio::test]
 async fn a_wait_is_counted_from_the_result_of_its_message() {
     let (story, run) = begin(BASE, KEY).await;
-    story.advance("PT7M").await;
+    story.pass("PT7M").await;
+    story.drain().await;
     let facts = "select concat_ws(' ', extract(epoch from r.suspended_until - d.updated_at)::int,
                     d.updated_at at time zone 'utc', t.delivery_id = d.id)
                  from chimeway.workflow_runs r

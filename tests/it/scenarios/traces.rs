@@ -47,7 +47,8 @@ async fn what_is_not_there_is_not_found_and_what_nobody_has_is_empty() {
 #[tokio::test]
 async fn a_delivered_message_is_a_chain_of_rows() {
     let (story, run) = begin(&one_step(""), "one_step").await;
-    story.advance("PT1S").await;
+    story.pass("PT1S").await;
+    story.drain().await;
     let delivery = &story.explain(run).await.deliveries[0];
     assert_eq!(delivery.last_outcome.as_deref(), Some("succeeded"));
     let timeline = "select to_char(at at time zone 'utc', 'HH24:MI:SS ') || what from (
