@@ -255,6 +255,7 @@ async fn a_drain_hands_back_what_was_not_begun_and_finishes_what_was() {
     audit(pool).await;
 }
 
+/// Scenario 176.
 #[tokio::test]
 async fn a_worker_killed_between_send_and_record_leaves_a_try_that_may_have_been_sent() {
     let db = TestDb::create().await;

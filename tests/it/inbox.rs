@@ -79,6 +79,7 @@ async fn signals(story: &Story) -> String {
     .await
 }
 
+/// Scenario 138.
 #[tokio::test]
 async fn an_item_is_there_once_it_was_delivered() {
     let story = story().await;
@@ -151,6 +152,7 @@ async fn items_are_listed_newest_first_in_pages() {
     assert!(listed(&story, "ada", page(Some(ids[0]))).await.is_empty());
 }
 
+/// Scenarios 133, 136, 138.
 #[tokio::test]
 async fn each_mark_sets_its_own_instant_and_keeps_the_first() {
     let story = story().await;

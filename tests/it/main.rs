@@ -15,6 +15,9 @@ mod retry;
 mod signals;
 mod wait;
 
+// The behavior of the original, by the numbers of `docs/scenarios.md`.
+mod scenarios;
+
 // The ways in.
 mod address_book;
 mod custom_channel;

@@ -61,6 +61,7 @@ steps:
     audit(story.pool()).await;
 }
 
+/// Scenario 179.
 #[tokio::test]
 async fn a_message_of_a_later_step_does_not_exist_before_its_step_is_entered() {
     let story = Story::begin(MORNING).await;
@@ -159,6 +160,7 @@ async fn a_failed_message_does_not_stall_its_journey() {
 
 /// With `temporary_failure` named, the journey goes on at the first failure while the message is still
 /// being tried; its later result moves nothing.
+/// Scenario 86.
 #[tokio::test]
 async fn a_step_may_move_on_at_the_first_failure() {
     let story = Story::begin(MORNING).await;

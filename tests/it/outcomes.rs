@@ -134,6 +134,7 @@ async fn the_receivers_wish_is_kept_where_it_is_longer_than_the_backoff() {
     }
 }
 
+/// Scenarios 92, 93.
 #[tokio::test]
 async fn permanent_and_bounced_are_final_at_once() {
     let story = mail().await;
@@ -156,6 +157,7 @@ async fn permanent_and_bounced_are_final_at_once() {
     audit(story.pool()).await;
 }
 
+/// Scenario 94.
 #[tokio::test]
 async fn a_channel_that_panics_or_hangs_has_failed_for_now() {
     let timing = Timing {
@@ -434,6 +436,7 @@ async fn a_late_failure_is_recorded_as_what_it_was() {
     audit(story.pool()).await;
 }
 
+/// Scenario 176.
 #[tokio::test]
 async fn a_message_whose_workers_vanish_is_set_aside_after_five_and_the_journey_goes_on() {
     let story = mail().await;

@@ -99,6 +99,7 @@ vacuum analyze;
 set plan_cache_mode = force_generic_plan;
 ";
 
+/// Scenario 185.
 #[tokio::test]
 async fn no_statement_reads_a_whole_table_that_grows() {
     let db = TestDb::create().await;

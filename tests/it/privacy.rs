@@ -103,6 +103,7 @@ async fn kept(story: &Story) -> String {
     .await
 }
 
+/// Scenarios 30, 123.
 #[tokio::test]
 async fn a_journey_leaves_nothing_in_histories_attempts_and_logs() {
     let (logs, logging) = Logs::begin();

@@ -99,6 +99,7 @@ const HASHES: &str = "select a.outcome || ' ' || coalesce((
     ), 'none')
     from chimeway.delivery_attempts a order by a.delivery_id, a.attempt_number";
 
+/// Scenario 34.
 #[tokio::test]
 async fn a_message_is_made_of_what_was_applied_last_and_its_try_keeps_the_hash() {
     let (story, post) = story().await;

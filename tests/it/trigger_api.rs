@@ -251,6 +251,7 @@ async fn a_second_caller_with_the_key_waits_for_the_first() {
 }
 
 /// Every refusal: nothing is written, not even a definition, and the host's transaction goes on.
+/// Scenarios 23, 40.
 #[tokio::test]
 async fn a_refused_trigger_writes_nothing_and_leaves_the_transaction_usable() {
     let story = mention().await;

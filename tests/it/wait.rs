@@ -181,6 +181,7 @@ steps:
     audit(story.pool()).await;
 }
 
+/// Scenario 76.
 #[tokio::test]
 async fn a_wait_without_stop_conditions_ends_by_time_alone() {
     let story = Story::begin(MORNING).await;

@@ -18,6 +18,11 @@ use crate::{
 /// What a `wait_until` waits from: the moment the step's own delivery came to its end.
 const ANCHOR: &str = "prior_delivery_terminal_at";
 
+/// What the original's inbox tells when an item is read, and what ours does: a wait of the dialect that
+/// is to end when the recipient reads would never hear of it under the other name.
+const READ_THERE: &str = "chimeway.notification.read";
+const READ_HERE: &str = "notification_read";
+
 /// The rules of one step.
 #[derive(Default)]
 pub(super) struct Rules {
@@ -263,19 +268,20 @@ impl<'a> Reader<'a> {
         duration
     }
 
-    /// Without blanks around them and without the repeated ones, as the original takes them.
+    /// Without blanks around them and without the repeated ones, as the original takes them; the one
+    /// that the inbox tells has our name.
     fn cancel_signals(&mut self, node: &Node<'a>) -> Option<Vec<SignalName>> {
         let mut seen = HashSet::new();
         let mut signals = Some(vec![]);
         for signal in node.list(&mut self.mistakes)? {
             if let Value::String(text) = signal.value
                 && !text.trim().is_empty()
-                && !seen.insert(text.trim())
+                && !seen.insert(named_here(text.trim()))
             {
                 continue;
             }
             match (self.trimmed(&signal), &mut signals) {
-                (Some(name), Some(signals)) => signals.push(name),
+                (Some(name), Some(signals)) => signals.push(heard_here(name)),
                 _ => signals = None,
             }
         }
@@ -311,6 +317,18 @@ impl<'a> Reader<'a> {
 enum Rule {
     Wait(WaitUntil),
     Leave(Outcome, Target),
+}
+
+fn named_here(signal: &str) -> &str {
+    if signal == READ_THERE {
+        READ_HERE
+    } else {
+        signal
+    }
+}
+
+fn heard_here(signal: SignalName) -> SignalName {
+    SignalName::new(named_here(signal.as_str())).unwrap_or(signal)
 }
 
 /// How to write a duration as a delay, if it is whole seconds.

@@ -95,7 +95,6 @@ fn plan(checked: &Validated) -> String {
     lines.join("\n")
 }
 
-/// Scenarios 42, 43, 45.
 #[test]
 fn the_base_journey_is_a_message_a_wait_and_a_message() {
     let checked = accept(BASE);
@@ -158,7 +157,7 @@ steps:
     action:
       type: wait
       duration: PT30M
-      stop_conditions: [{type: signal_received, signal_type: chimeway.notification.read}]
+      stop_conditions: [{type: signal_received, signal_type: notification_read}]
     on_outcome:
       elapsed: {goto: sms}
   - id: email
@@ -261,6 +260,11 @@ fn cancel_signals_are_trimmed_and_named_once() {
     in_app.wait: PT1M !b->Stop !a->Stop
     email: email k.email
     ");
+    // What the original's inbox tells is what ours tells.
+    assert_eq!(
+        signals("[chimeway.notification.read, notification_read]"),
+        signals("[notification_read]")
+    );
     // Eleven of which two are one.
     signals("[a, b, c, d, e, f, g, h, i, j, ' a']");
 }

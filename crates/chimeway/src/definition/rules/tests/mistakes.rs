@@ -13,7 +13,7 @@ fn refuse_rules(rules: &[&str]) -> String {
     refused.collect::<Vec<_>>().join("\n")
 }
 
-/// Scenarios 2, 3, 7, 8.
+/// Scenarios 2, 3, 7, 8, 18.
 #[test]
 fn a_workflow_has_a_key_a_version_and_steps() {
     insta::assert_snapshot!(refuse("workflow_key: k"), @"
