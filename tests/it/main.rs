@@ -53,6 +53,7 @@ mod crashes;
 mod cron;
 mod dispatch;
 mod hosts;
+mod late;
 mod races;
 mod replay;
 mod sharing;

@@ -168,10 +168,6 @@ pub fn outcome_of(status: DeliveryStatus, status_reason: Option<&str>) -> Option
     match (status, status_reason) {
         (DeliveryStatus::Succeeded, _) => Some(Outcome::Delivered),
         (DeliveryStatus::Suppressed, _) => Some(Outcome::Suppressed),
-        // By hand, or with its run: nothing was sent, on purpose.
-        (DeliveryStatus::Cancelled, None | Some(status_reason::CANCELLED)) => {
-            Some(Outcome::Suppressed)
-        }
         (DeliveryStatus::Failed, _) => Some(Outcome::TemporaryFailure),
         (DeliveryStatus::Cancelled, Some(status_reason::RETRIES_EXHAUSTED)) => {
             Some(Outcome::RetriesExhausted)
@@ -181,9 +177,10 @@ pub fn outcome_of(status: DeliveryStatus, status_reason: Option<&str>) -> Option
             Some(status_reason::PERMANENT_FAILURE | status_reason::QUARANTINED),
         ) => Some(Outcome::PermanentFailure),
         (DeliveryStatus::Cancelled, Some(status_reason::BOUNCED)) => Some(Outcome::Bounced),
-        (DeliveryStatus::Pending | DeliveryStatus::Dispatched | DeliveryStatus::Cancelled, _) => {
-            None
-        }
+        (DeliveryStatus::Cancelled, Some(status_reason::SUPERSEDED))
+        | (DeliveryStatus::Pending | DeliveryStatus::Dispatched, _) => None,
+        // By hand, for whatever reason, or with its run: nothing was sent, on purpose.
+        (DeliveryStatus::Cancelled, _) => Some(Outcome::Suppressed),
     }
 }
 

@@ -212,6 +212,11 @@ impl Explanation {
                     of its row."
                 .to_owned();
         }
+        if delivery.status_reason.as_deref() == Some(status_reason::SUPERSEDED) {
+            return "Nothing happens by itself: its message was superseded by hand. `chimeway cancel` \
+                    ends it."
+                .to_owned();
+        }
         let channel = &delivery.channel;
         let tries = delivery.attempts;
         match delivery.status.as_str() {

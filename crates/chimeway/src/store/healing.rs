@@ -53,7 +53,9 @@ from stretch s
 where s.unmoved and not exists (
     select from chimeway.deliveries d
     where d.workflow_run_id = s.id and d.visit = s.visit
-        and (d.status in ('pending', 'dispatched', 'failed') or d.progress_owed_at is not null)
+        and (d.status in ('pending', 'dispatched', 'failed') or d.progress_owed_at is not null
+            -- Said by hand: it has no result to go on with.
+            or (d.status = 'cancelled' and d.status_reason = 'superseded'))
 )
 union all
 select id, true, tenant_id, actor_id, length from last"#,
