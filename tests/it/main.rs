@@ -52,6 +52,7 @@ mod bad_items;
 mod crashes;
 mod cron;
 mod dispatch;
+mod fairness;
 mod hosts;
 mod late;
 mod races;
