@@ -28,6 +28,7 @@ mod recipients;
 mod sql_refusals;
 mod sql_security;
 mod templates;
+mod tenants;
 mod trigger_api;
 mod trigger_sql;
 mod webhook;
