@@ -76,6 +76,8 @@ pub enum Problem {
     BadPath { found: String },
     #[error("`{found}` is not a place in the trigger's params")]
     BadExpectation { found: String },
+    #[error("holds a NUL character, which PostgreSQL cannot keep")]
+    NulCharacter,
     #[error("an in_app message cannot depend on whether it was read")]
     UnfitFallback,
     #[error("`on` and `on_outcome` mean the same and stand side by side")]
@@ -153,6 +155,7 @@ impl Problem {
             Self::TooManyMatches { .. } => "too_many_matches",
             Self::BadPath { .. } => "bad_path",
             Self::BadExpectation { .. } => "bad_expectation",
+            Self::NulCharacter => "nul_character",
             Self::UnfitFallback => "unfit_fallback",
             Self::BothSpellings => "both_spellings",
             Self::UnknownOutcome { .. } => "unknown_outcome",

@@ -75,6 +75,12 @@ impl<'a> Reader<'a> {
                     value.wrong_type("a text, a number or a boolean", &mut self.mistakes);
                     return None;
                 }
+                if value.value.as_str().is_some_and(|text| text.contains('\0')) {
+                    let hint = "take it out: no payload can hold one".to_owned();
+                    self.mistakes
+                        .add(&value.pointer, Problem::NulCharacter, Some(hint));
+                    return None;
+                }
                 value.value
             }
             Value::Null | Value::Array(_) => {
@@ -161,7 +167,7 @@ mod tests {
     fn every_mistake_has_its_place() {
         let comparisons = json!({
             "": 1, "a..b": "params.a", "c": "document_id", "d": "params.", "e": null, "f": [1],
-            "g": { "value": {} }, "h": { "vale": 1 },
+            "g": { "value": {} }, "h": { "vale": 1 }, "i": { "value": "a\0b" },
         });
         let mistakes = validate(&document(&comparisons), &Known::default()).unwrap_err();
         let lines = mistakes.iter().fold(String::new(), |mut all, mistake| {
@@ -178,6 +184,7 @@ mod tests {
         /match/g/value: expected a text, a number or a boolean, found an object
         /match/h: `value` is missing
         /match/h/vale: unknown key `vale`; did you mean `value`?
+        /match/i/value: holds a NUL character, which PostgreSQL cannot keep; take it out: no payload can hold one
         ");
         let many: serde_json::Map<_, _> = (0..11).map(|n| (format!("m{n}"), json!(n))).collect();
         let mistakes = validate(&document(&many.into()), &Known::default()).unwrap_err();
