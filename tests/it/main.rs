@@ -35,6 +35,7 @@ mod webhook;
 mod workflow_api;
 
 // What a person sees.
+mod bad_input;
 mod cli;
 mod cli_refusals;
 mod cli_worker;

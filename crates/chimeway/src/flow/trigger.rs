@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{Chimeway, Dispatcher, FlowError, Recipient, apply, definitions, recipients, start};
 use crate::{
-    definition::{Document, Workflow},
+    definition::{Document, Workflow, is_huge},
     ids::{ActorId, DefinitionId, EventId, TenantId, WorkflowKey},
     queue::QueueName,
     store::{self, events, settings, workflows},
@@ -318,7 +318,10 @@ fn unkept(value: &Value, levels: usize) -> Option<&'static str> {
         Value::Object(fields) => fields
             .iter()
             .find_map(|(name, value)| name.contains('\0').then_some(NUL).or_else(|| below(value))),
-        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        Value::Number(number) => {
+            is_huge(number).then_some("holds a number beyond 1e308; write it as a text")
+        }
+        Value::Null | Value::Bool(_) => None,
     }
 }
 
