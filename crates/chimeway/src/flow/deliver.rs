@@ -183,7 +183,7 @@ fn suppressed(row: &ClaimedRow, definition: &Definition) -> Option<&'static str>
         return None;
     };
     let category = notify.category.as_ref().map(CategoryName::as_str);
-    let category = category.or_else(|| row.params.as_ref()?.get("category")?.as_str());
+    let category = category.or_else(|| row.params.as_ref()?.read()?.get("category")?.as_str());
     let unwanted = row.disabled_categories.as_deref().unwrap_or_default();
     if row.channel_disabled {
         Some(status_reason::CHANNEL_DISABLED)
@@ -220,6 +220,10 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
     let StepKind::Notify(notify) = &step.kind else {
         return None;
     };
+    let params = match &row.params {
+        None => json!({}),
+        Some(kept) => kept.read()?.clone(),
+    };
     Some(Message {
         delivery: row.id,
         attempt: row.attempt,
@@ -234,7 +238,7 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
         step: step.key.clone(),
         channel: ChannelName::new(row.channel.as_str()).ok()?,
         render_key: notify.render_key.clone(),
-        params: row.params.clone().unwrap_or_else(|| json!({})),
+        params,
         address: row.address.clone(),
         locale: row.locale.clone(),
         time_zone: row.time_zone.clone(),

@@ -3,10 +3,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::{PgConnection, postgres::types::PgInterval};
 
-use super::StoreResult;
+use super::{StoreResult, json::Kept};
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
     ids::{
@@ -178,7 +177,7 @@ pub struct ClaimedRow {
     /// The trigger.
     pub event: Option<EventId>,
     /// What the host gave.
-    pub params: Option<Value>,
+    pub params: Option<Kept>,
     /// The recipient's address for this channel.
     pub address: Option<String>,
     /// The recipient's language and region.
@@ -298,7 +297,7 @@ select
     c.tenant_id as "tenant!", c.channel as "channel!",
     r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
     (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
-    e.id as "event?: EventId", e.params as "params?",
+    e.id as "event?: EventId", e.params as "params?: Kept",
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
     (n.read_at is not null) as "read!", coalesce(q.channel, false) as "channel_disabled!",
     q.categories as "disabled_categories?",

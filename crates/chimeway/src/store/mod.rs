@@ -22,6 +22,7 @@ pub mod events;
 pub mod healing;
 pub mod inbox;
 pub mod interventions;
+pub mod json;
 pub mod owed;
 pub mod preferences;
 pub mod recipients;
