@@ -16,7 +16,7 @@ use crate::{
         Core, Point,
         commit::Stage,
         deliver::{self, Claimed, Delivery},
-        dispatch, sweep,
+        dispatch, metrics, sweep,
     },
     queue::{Fetched, QueueName, Source},
     store::{StoreResult, deliveries::ClaimRef, due},
@@ -75,10 +75,10 @@ impl Deliveries {
             .into_iter()
             .map(|claimed| {
                 let reference = claimed.reference();
-                *state
-                    .in_flight
-                    .entry(claimed.row.channel.clone())
-                    .or_default() += 1;
+                let channel = claimed.row.channel.clone();
+                let count = state.in_flight.entry(channel).or_default();
+                *count += 1;
+                metrics::in_flight(&self.core, &claimed.row.channel, *count);
                 state.isolated |= isolated;
                 state.unbegun.insert(reference, claimed);
                 reference
@@ -92,6 +92,7 @@ impl Deliveries {
         if let Some(count) = state.in_flight.get_mut(channel) {
             let was_full = *count >= self.channel_cap();
             *count -= 1;
+            metrics::in_flight(&self.core, channel, *count);
             if *count == 0 {
                 state.in_flight.remove(channel);
             }
