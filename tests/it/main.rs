@@ -45,6 +45,7 @@ mod docs;
 mod explain;
 mod init;
 mod privacy;
+mod queues;
 
 // Workers, processes, races.
 mod backend;
@@ -54,6 +55,8 @@ mod cron;
 mod dispatch;
 mod hosts;
 mod late;
+mod metrics;
+mod observing;
 mod races;
 mod replay;
 mod sharing;

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, recipients,
-        retry, runs, settings, templates, traces, track, trigger, worker, workflows,
+        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, queues,
+        recipients, retry, runs, settings, templates, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -80,6 +80,7 @@ pub(crate) enum Command {
     Track(track::Args),
     Recipients(recipients::Args),
     Preferences(preferences::Args),
+    Queues(queues::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),

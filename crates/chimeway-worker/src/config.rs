@@ -12,6 +12,7 @@ mod sources;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -56,6 +57,7 @@ pub(crate) struct Layer {
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
+    pub(crate) http: Option<String>,
 }
 
 /// Settings that cannot be used.
@@ -95,6 +97,8 @@ pub(crate) struct Config {
     pub(crate) grace: Option<Duration>,
     /// How many connections a worker opens at most.
     pub(crate) pool_size: u32,
+    /// Where a worker serves its health and its metrics; `None` where it does not.
+    pub(crate) http: Option<SocketAddr>,
 }
 
 /// Enough for every queue: what many handlers have to write meets in few transactions.
@@ -162,6 +166,7 @@ impl Config {
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
+            http: layer.http.as_deref().map(http_address).transpose()?,
         })
     }
 }
@@ -215,6 +220,7 @@ impl Layer {
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
+            http: variable("CHIMEWAY_HTTP"),
         })
     }
 
@@ -234,8 +240,16 @@ impl Layer {
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
             pool_size: over.pool_size.or(self.pool_size),
+            http: over.http.or(self.http),
         }
     }
+}
+
+fn http_address(text: &str) -> Result<SocketAddr, ConfigError> {
+    text.trim().parse().map_err(|_| ConfigError::BadValue {
+        name: "http",
+        problem: format!("`{text}` is not an address with a port, such as 127.0.0.1:9464"),
+    })
 }
 
 /// A variable; a blank one counts as not set.

@@ -12,7 +12,8 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, gauge, histogram};
+pub use metrics::Unit;
+use metrics::{counter, gauge, histogram};
 
 use super::{Chimeway, Core, made::SetAside};
 
