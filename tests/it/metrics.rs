@@ -307,7 +307,9 @@ async fn every_end_of_a_claim_is_counted_once() {
         });
         attempts.collect()
     };
-    story.channel().answer([Answer::Temporary(None), Answer::Bounced]);
+    story
+        .channel()
+        .answer([Answer::Temporary(None), Answer::Bounced]);
     story.trigger("mail", "ada").await;
     story.drain().await;
     story.advance("PT1H").await;

@@ -403,7 +403,7 @@ set tries = tries + 1,
     wake_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
 where id = any($1) and ended_at is null
-returning quarantine_reason is not null as "aside!""#,
+returning tries = 3 as "aside!""#,
         runs as _,
         reason,
     )

@@ -362,7 +362,7 @@ set tries = tries + 1,
     route_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
 where id = any($1)
-returning quarantine_reason is not null as "aside!""#,
+returning tries = 3 as "aside!""#,
         signals as _,
         reason,
     )
