@@ -13,13 +13,14 @@ use chimeway_cluster::{Cluster, Durability, Mode};
 use chimeway_testkit::{Answer, Story, TestDb};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use nix::sys::signal::Signal;
+use sqlx::Executor as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
 use crate::{
-    host::JOURNEY,
+    host::{Host, JOURNEY},
     programs::{chimeway, psql, words},
     running::Running,
     support::eventually,
@@ -229,6 +230,37 @@ async fn a_scrape_after_a_journey_has_every_metric_and_nobody_in_it() {
         TcpStream::connect(&address).await.is_err(),
         "it still serves"
     );
+}
+
+#[tokio::test]
+async fn a_worker_that_drains_lives_and_is_not_ready() {
+    let host = Host::begin().await;
+    let url = host.db.url();
+    let worker = Running::worker(&url, "--channel email=log --http 127.0.0.1:0");
+    let address = address(&worker).await;
+    until_answers(&address, "/readyz", 200).await;
+    // Results wait for this, and what was begun is finished before a worker ends.
+    let mut holder = host.db.connect().await;
+    let lock = "begin; lock table chimeway.delivery_attempts in exclusive mode";
+    holder.execute(lock).await.unwrap();
+    chimeway(&url, &words(TRIGGER)).expect(0);
+    eventually("a message is sent and not recorded", async || {
+        let scraped = Scraped::of(get(&address, "/metrics").await.1);
+        let sent = r#"chimeway_send_seconds_count{channel="in_app"}"#;
+        let in_flight = scraped.value(r#"chimeway_in_flight{channel="in_app"}"#);
+        (scraped.samples.contains_key(sent) && in_flight == 1.0).then_some(())
+    })
+    .await;
+    worker.tell(Signal::SIGTERM);
+    assert_eq!(until_answers(&address, "/readyz", 503).await, "draining\n");
+    assert_eq!(get(&address, "/livez").await.0, 200);
+    let scraped = Scraped::of(get(&address, "/metrics").await.1);
+    assert_eq!(scraped.value("chimeway_ready"), 0.0);
+    holder.execute("rollback").await.unwrap();
+    let (status, lines) = worker.ended().await;
+    assert!(status.success(), "{status}: {lines:?}");
+    let tries = "select count(*) from chimeway.delivery_attempts";
+    assert_eq!(psql(&url, &[], tries).expect(0).out, "1\n");
 }
 
 #[tokio::test]

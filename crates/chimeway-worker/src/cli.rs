@@ -165,6 +165,10 @@ mod tests {
                 true,
             ),
             ("chimeway worker --channel email=pigeon".into(), false),
+            ("chimeway worker --http 127.0.0.1:9464".into(), true),
+            ("chimeway worker --http".into(), false),
+            ("chimeway queues --json".into(), true),
+            ("chimeway queues chimeway_delivery".into(), false),
             (
                 "chimeway trigger k --tenant t --recipient r --address email=a@b.example".into(),
                 true,

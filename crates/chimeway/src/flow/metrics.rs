@@ -10,7 +10,7 @@
 //! To add a metric: 1. its constant; 2. its place in [`ALL`]; 3. a function that records it; 4. its line
 //! in docs/metrics.md, its panel in deploy/grafana/chimeway.json; a test holds the four together.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 pub use metrics::Unit;
 use metrics::{counter, gauge, histogram};
@@ -212,8 +212,17 @@ pub(super) fn claimed(took: Duration) {
     histogram!(CLAIM.name).record(took);
 }
 
-pub(super) fn in_flight(core: &Core, channel: &str, count: usize) {
-    set_with(IN_FLIGHT, "channel", label(core, channel), number(count));
+/// Those of one channel, of all that are in flight. Channels that are not ours count together.
+pub(super) fn in_flight(core: &Core, all: &HashMap<String, usize>, channel: &str) {
+    let label = label(core, channel);
+    let count = match label {
+        OTHER => {
+            let others = all.iter().filter(|(name, _)| !core.channels.has(name));
+            others.map(|(_, count)| count).sum()
+        }
+        _ => all.get(channel).copied().unwrap_or_default(),
+    };
+    set_with(IN_FLIGHT, "channel", label, number(count));
 }
 
 pub(super) fn recorded(results: usize, took: Duration) {
@@ -246,7 +255,7 @@ pub(super) fn timer_lateness(late: impl Iterator<Item = Duration>) {
 
 pub(super) fn signal_lag(lags: &[f64]) {
     let histogram = histogram!(SIGNAL_LAG.name);
-    // What is told of another system's clock may lie ahead of ours.
+    // A transaction's now is its beginning: one that began before the signal's may route it.
     lags.iter().for_each(|lag| histogram.record(lag.max(0.0)));
 }
 

@@ -76,9 +76,8 @@ impl Deliveries {
             .map(|claimed| {
                 let reference = claimed.reference();
                 let channel = claimed.row.channel.clone();
-                let count = state.in_flight.entry(channel).or_default();
-                *count += 1;
-                metrics::in_flight(&self.core, &claimed.row.channel, *count);
+                *state.in_flight.entry(channel).or_default() += 1;
+                metrics::in_flight(&self.core, &state.in_flight, &claimed.row.channel);
                 state.isolated |= isolated;
                 state.unbegun.insert(reference, claimed);
                 reference
@@ -92,10 +91,10 @@ impl Deliveries {
         if let Some(count) = state.in_flight.get_mut(channel) {
             let was_full = *count >= self.channel_cap();
             *count -= 1;
-            metrics::in_flight(&self.core, channel, *count);
             if *count == 0 {
                 state.in_flight.remove(channel);
             }
+            metrics::in_flight(&self.core, &state.in_flight, channel);
             if was_full {
                 self.core.wakes.of(QueueName::Delivery).now();
             }
