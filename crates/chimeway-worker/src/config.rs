@@ -149,6 +149,12 @@ impl Config {
             );
         }
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let of_http = |text: &str| {
+            http_address(text).map_err(|problem| ConfigError::BadValue {
+                name: "http",
+                problem,
+            })
+        };
         let at_least_one = |name, value: Option<u32>| match value {
             Some(0) => Err(ConfigError::BadValue {
                 name,
@@ -166,7 +172,7 @@ impl Config {
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
-            http: layer.http.as_deref().map(http_address).transpose()?,
+            http: layer.http.as_deref().map(of_http).transpose()?,
         })
     }
 }
@@ -220,7 +226,7 @@ impl Layer {
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
-            http: variable("CHIMEWAY_HTTP"),
+            http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
         })
     }
 
@@ -245,11 +251,9 @@ impl Layer {
     }
 }
 
-fn http_address(text: &str) -> Result<SocketAddr, ConfigError> {
-    text.trim().parse().map_err(|_| ConfigError::BadValue {
-        name: "http",
-        problem: format!("`{text}` is not an address with a port, such as 127.0.0.1:9464"),
-    })
+fn http_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.trim().parse();
+    address.map_err(|_| format!("`{text}` is not an address with a port, such as 127.0.0.1:9464"))
 }
 
 /// A variable; a blank one counts as not set.

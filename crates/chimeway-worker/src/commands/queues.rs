@@ -59,14 +59,7 @@ fn facts(overview: &Overview) -> String {
             "expired leases",
             counted(overview.expired_leases, "").trim().to_owned(),
         ),
-        (
-            "oldest transaction",
-            format!(
-                "open for {}; the oldest snapshot is {} old",
-                duration(overview.oldest_transaction_seconds),
-                counted(overview.xmin_age_transactions, "transaction")
-            ),
-        ),
+        ("oldest transaction", oldest(overview)),
         ("most dead rows", dead(overview.tables.first())),
         (
             "notification queue",
@@ -75,6 +68,19 @@ fn facts(overview: &Overview) -> String {
     ];
     let lines = facts.map(|(name, fact)| format!("{name:20}{fact}\n"));
     format!("\n{}", lines.concat())
+}
+
+fn oldest(overview: &Overview) -> String {
+    let (seconds, age) = (
+        overview.oldest_transaction_seconds,
+        overview.xmin_age_transactions,
+    );
+    if seconds == 0.0 && age == 0 {
+        return "none is open".to_owned();
+    }
+    let open = duration(seconds);
+    let age = counted(age, "transaction");
+    format!("open for {open}; the oldest snapshot is {age} old")
 }
 
 fn due(work: &DueWork) -> String {
