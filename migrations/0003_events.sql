@@ -34,6 +34,8 @@ comment on column chimeway.events.quarantine_reason is 'Why it was set aside; nu
 create unique index events_idempotency_key_unique on chimeway.events (tenant_id, idempotency_key)
     where idempotency_key is not null;
 create index events_due on chimeway.events (expand_at) where expand_at is not null;
+-- Usually empty: counts what somebody has to mend.
+create index events_set_aside on chimeway.events (id) where quarantine_reason is not null;
 
 create table chimeway.notifications (
     id uuid primary key,

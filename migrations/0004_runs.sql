@@ -54,6 +54,9 @@ comment on column chimeway.workflow_runs.context is 'Values that steps have adde
 -- State and status stay out of the index predicates: most updates of a run are then heap-only.
 create index workflow_runs_due on chimeway.workflow_runs (wake_at) where wake_at is not null;
 create index workflow_runs_live on chimeway.workflow_runs (tenant_id, actor_id, id) where ended_at is null;
+-- Usually empty: counts what somebody has to mend.
+create index workflow_runs_set_aside on chimeway.workflow_runs (id)
+    where quarantine_reason is not null and ended_at is null;
 create index workflow_runs_notification on chimeway.workflow_runs (notification_id);
 
 create table chimeway.workflow_transitions (

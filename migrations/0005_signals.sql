@@ -30,4 +30,6 @@ comment on column chimeway.signals.route_cursor is 'Where the actor has very man
 comment on column chimeway.signals.tries is 'How often routing it failed';
 comment on column chimeway.signals.quarantine_reason is 'Why it was set aside; null: it was not';
 create index signals_due on chimeway.signals (route_at) where route_at is not null;
+-- Usually empty: counts what somebody has to mend.
+create index signals_set_aside on chimeway.signals (id) where quarantine_reason is not null;
 create index signals_of_actor on chimeway.signals (tenant_id, actor_id, event_name, occurred_at);

@@ -98,6 +98,7 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     lease_seconds              30                     default
     grace_seconds              7                      environment CHIMEWAY_GRACE_SECONDS
     pool_size                  4                      file chimeway.toml
+    http                       -                      default
     extra_channels             -                      default
     queues.default             10                     default
     queues.chimeway_delivery   20                     default

@@ -47,6 +47,7 @@ mod docs;
 mod explain;
 mod init;
 mod privacy;
+mod queues;
 
 // Workers, processes, races.
 mod backend;
@@ -57,6 +58,8 @@ mod dispatch;
 mod fairness;
 mod hosts;
 mod late;
+mod metrics;
+mod observing;
 mod races;
 mod replay;
 mod sharing;

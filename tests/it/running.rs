@@ -69,10 +69,19 @@ impl Running {
     }
 
     /// Tells it to end; how it did.
-    pub(crate) async fn told(mut self, signal: Signal) -> (ExitStatus, Vec<String>) {
+    pub(crate) async fn told(self, signal: Signal) -> (ExitStatus, Vec<String>) {
+        self.tell(signal);
+        self.ended().await
+    }
+
+    pub(crate) fn tell(&self, signal: Signal) {
         // Not waited for yet, so the id is still this process.
         let id = self.child.id().unwrap().cast_signed();
         kill(Pid::from_raw(id), signal).unwrap();
+    }
+
+    /// How it ended, and what it had printed.
+    pub(crate) async fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let ended = timeout(Duration::from_secs(30), self.child.wait()).await;
         let status = ended.expect("it ends when it is told").unwrap();
         (status, self.lines())

@@ -61,6 +61,14 @@ fn definition_and_engine_do_no_input_and_output() {
 }
 
 #[test]
+fn only_flow_and_queue_measure() {
+    let elsewhere = library()
+        .into_iter()
+        .filter(|file| !["flow", "queue"].contains(&layer(&file.path)));
+    assert_none(elsewhere.flat_map(|file| named(&file, &["metrics"])));
+}
+
+#[test]
 fn sql_is_in_the_store_and_the_migrations_only() {
     let elsewhere = files(&["rs"])
         .into_iter()

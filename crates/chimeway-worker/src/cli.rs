@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, recipients,
-        retry, runs, settings, templates, traces, track, trigger, worker, workflows,
+        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, queues,
+        recipients, retry, runs, settings, templates, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -80,6 +80,7 @@ pub(crate) enum Command {
     Track(track::Args),
     Recipients(recipients::Args),
     Preferences(preferences::Args),
+    Queues(queues::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),
@@ -164,6 +165,10 @@ mod tests {
                 true,
             ),
             ("chimeway worker --channel email=pigeon".into(), false),
+            ("chimeway worker --http 127.0.0.1:9464".into(), true),
+            ("chimeway worker --http".into(), false),
+            ("chimeway queues --json".into(), true),
+            ("chimeway queues chimeway_delivery".into(), false),
             (
                 "chimeway trigger k --tenant t --recipient r --address email=a@b.example".into(),
                 true,

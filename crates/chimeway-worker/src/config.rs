@@ -12,6 +12,7 @@ mod sources;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -56,6 +57,7 @@ pub(crate) struct Layer {
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
+    pub(crate) http: Option<String>,
 }
 
 /// Settings that cannot be used.
@@ -95,6 +97,8 @@ pub(crate) struct Config {
     pub(crate) grace: Option<Duration>,
     /// How many connections a worker opens at most.
     pub(crate) pool_size: u32,
+    /// Where a worker serves its health and its metrics; `None` where it does not.
+    pub(crate) http: Option<SocketAddr>,
 }
 
 /// Enough for every queue: what many handlers have to write meets in few transactions.
@@ -145,6 +149,12 @@ impl Config {
             );
         }
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let of_http = |text: &str| {
+            http_address(text).map_err(|problem| ConfigError::BadValue {
+                name: "http",
+                problem,
+            })
+        };
         let at_least_one = |name, value: Option<u32>| match value {
             Some(0) => Err(ConfigError::BadValue {
                 name,
@@ -162,6 +172,7 @@ impl Config {
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
+            http: layer.http.as_deref().map(of_http).transpose()?,
         })
     }
 }
@@ -215,6 +226,7 @@ impl Layer {
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
+            http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
         })
     }
 
@@ -234,8 +246,14 @@ impl Layer {
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
             pool_size: over.pool_size.or(self.pool_size),
+            http: over.http.or(self.http),
         }
     }
+}
+
+fn http_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.trim().parse();
+    address.map_err(|_| format!("`{text}` is not an address with a port, such as 127.0.0.1:9464"))
 }
 
 /// A variable; a blank one counts as not set.

@@ -9,6 +9,7 @@ log_format = "json"
 extra_channels = ["sms"]
 lease_seconds = 31
 pool_size = 3
+http = "127.0.0.1:1"
 
 [queues]
 chimeway_delivery = 7
@@ -46,6 +47,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let variables = [
         ("DATABASE_URL", "postgres://environment"),
         ("CHIMEWAY_LOG", "warn"),
+        ("CHIMEWAY_HTTP", "[::1]:9464"),
         (
             "CHIMEWAY_QUEUES",
             "chimeway_signals=8, chimeway_workflows=8",
@@ -61,6 +63,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.log.as_deref(), Some("warn"));
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.pool_size, 3);
+    assert_eq!(config.http, "[::1]:9464".parse().ok());
     assert_eq!(config.lease, Some(Duration::from_secs(31)));
     assert_eq!(config.grace, None);
     let limits: Vec<_> = config
@@ -126,6 +129,10 @@ fn a_mistake_in_the_file_has_its_line() {
             "queues is not usable: there is no queue `mail`; the queues are default",
         ),
         ("pool_size = 0", "pool_size is not usable: it is at least 1"),
+        (
+            "http = \"9464\"",
+            "http is not usable: `9464` is not an address with a port, such as 127.0.0.1:9464",
+        ),
     ] {
         let found = problem(text, &[]);
         assert!(found.starts_with(expected), "{found}");
@@ -136,6 +143,11 @@ fn a_mistake_in_the_file_has_its_line() {
 #[test]
 fn a_mistake_in_the_environment_names_its_variable() {
     for (name, value, expected) in [
+        (
+            "CHIMEWAY_HTTP",
+            "localhost",
+            "CHIMEWAY_HTTP is not usable: `localhost` is not an address with a port",
+        ),
         (
             "CHIMEWAY_POOL_SIZE",
             "ten",

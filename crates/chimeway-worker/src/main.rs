@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod database;
 mod error;
+mod http;
 mod output;
 mod shutdown;
 mod sink;

@@ -12,6 +12,7 @@ pub(crate) mod inbox;
 pub(crate) mod init;
 pub(crate) mod migrate;
 pub(crate) mod preferences;
+pub(crate) mod queues;
 pub(crate) mod recipients;
 pub(crate) mod retry;
 pub(crate) mod runs;
@@ -86,6 +87,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Templates(args) => templates::run(args, &context).await,
         Command::Trigger(args) => trigger::run(args, &context).await,
         Command::Track(args) => track::run(args, &context).await,
+        Command::Queues(args) => queues::run(&args, &context).await,
         Command::Recipients(args) => recipients::run(args, &context).await,
         Command::Preferences(args) => preferences::run(args, &context).await,
         Command::Runs(args) => runs::run(args, &context).await,

@@ -16,6 +16,7 @@ use crate::{
     config::{self, Config, Layer},
     database::{self, Database},
     error::CliError,
+    http::Server,
     shutdown,
 };
 
@@ -29,6 +30,7 @@ use crate::{
 Examples:
   chimeway worker
   chimeway worker --queue chimeway_delivery=40 --queue default=0
+  chimeway worker --http 127.0.0.1:9464    health for probes, metrics for Prometheus
   chimeway worker --channel email=log      note messages in the log instead of sending them
 
 The queues: chimeway_delivery=20, chimeway_signals=10, chimeway_workflows=5, default=10.")]
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// Do not listen for NOTIFY, only look (for poolers in transaction mode)
     #[arg(long)]
     no_listen: bool,
+    /// Serve /livez, /readyz and /metrics there, for probes and Prometheus: 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
     /// Drain when standard input ends, as when the process that started this one is gone
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
@@ -57,6 +62,7 @@ impl Args {
         Layer {
             queues: queues.collect(),
             channels: self.channel.iter().cloned().collect(),
+            http: self.http.clone(),
             ..everywhere
         }
     }
@@ -76,12 +82,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     if args.until_stdin_ends {
         stop_when_stdin_ends(stop.clone());
     }
-    if !is_ready(&database, &stop).await? {
-        return Ok(());
-    }
-
     let pool = database.pool(config.pool_size);
-    let mut workers = Workers::new(chimeway, pool.clone());
+    let mut workers = Workers::new(chimeway.clone(), pool.clone());
     for (&queue, &limit) in &config.queues {
         workers = workers.limit(queue, limit);
     }
@@ -91,12 +93,29 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     if args.no_listen {
         workers = workers.listen(None);
     }
-    let queues = limits(config);
-    tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
-    workers.run(stop.cancelled_owned()).await;
-    // Nothing is lost by a connection that does not close in time.
-    let _ = tokio::time::timeout(CLOSE, pool.close()).await;
-    tracing::info!(worker = %name, "worker {name} stopped");
+    // It answers while the database is waited for, and to the end of the drain.
+    let ended = CancellationToken::new();
+    let http = match config.http {
+        Some(address) => {
+            let server = Server::bind(address).await?;
+            chimeway.begin_counting();
+            Some(server.serve(workers.health(), &database, stop.clone(), ended.clone()))
+        }
+        None => None,
+    };
+    if is_ready(&database, &stop).await? {
+        let queues = limits(config);
+        tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
+        workers.run(stop.cancelled_owned()).await;
+        // Nothing is lost by a connection that does not close in time.
+        let _ = tokio::time::timeout(CLOSE, pool.close()).await;
+        tracing::info!(worker = %name, "worker {name} stopped");
+    }
+    ended.cancel();
+    if let Some(http) = http {
+        // A connection that somebody keeps open is not waited for.
+        let _ = tokio::time::timeout(CLOSE, http).await;
+    }
     Ok(())
 }
 

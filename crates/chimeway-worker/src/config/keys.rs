@@ -17,7 +17,7 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 9] = [
+pub(crate) const KEYS: [Key; 10] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
@@ -70,6 +70,16 @@ a send ends within two thirds of it.",
         default: "10",
         about: "How many connections to the database a worker opens at most.",
         example: "pool_size = 10",
+    },
+    Key {
+        name: "http",
+        variable: Some("CHIMEWAY_HTTP"),
+        flag: None,
+        default: "none",
+        about: "\
+Where a worker serves /livez, /readyz and /metrics (Prometheus), without a password: an address that
+only your probes and your Prometheus reach. A flag of the worker: --http ADDRESS.",
+        example: r#"http = "127.0.0.1:9464""#,
     },
     Key {
         name: "extra_channels",

@@ -336,6 +336,7 @@ mod tests {
         lease_seconds = 40 by file FILE
         grace_seconds = 25 by default
         pool_size = 4 by environment CHIMEWAY_POOL_SIZE
+        http = - by default
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
         queues.default = 1 by file FILE
         queues.chimeway_delivery = 20 by default

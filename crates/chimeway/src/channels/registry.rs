@@ -33,6 +33,12 @@ impl Registry {
         self.channels.get(name).cloned()
     }
 
+    /// Whether there is a channel of that name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.channels.contains_key(name)
+    }
+
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.channels.keys().map(String::as_str)

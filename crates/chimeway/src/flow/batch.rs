@@ -9,7 +9,10 @@ use std::{future::Future, time::Duration};
 use rand::RngExt;
 use sqlx::{PgConnection, PgPool};
 
-use super::{Core, made::Made};
+use super::{
+    Core,
+    made::{Made, SetAside},
+};
 use crate::store::{StoreError, StoreResult, error::Fault};
 
 /// How often a batch is repeated after a conflict.
@@ -139,13 +142,13 @@ pub(super) trait DueWork: Sync {
         rows: Vec<Self::Row>,
     ) -> impl Future<Output = StoreResult<Made>> + Send;
 
-    /// Counts a failed try of one row, and sets it aside after the third.
+    /// Counts a failed try of one row, and sets it aside after the third; what was set aside.
     fn fail(
         &self,
         conn: &mut PgConnection,
         id: &Self::Id,
         reason: &str,
-    ) -> impl Future<Output = StoreResult<()>> + Send;
+    ) -> impl Future<Output = StoreResult<SetAside>> + Send;
 }
 
 /// What a look at a queue's due rows did.
@@ -176,8 +179,8 @@ impl<W: DueWork> Work for Among<'_, W> {
             .sqlstate()
             .unwrap_or_else(|| "inconsistent".to_owned());
         tracing::error!(sqlstate = %reason, "a row of a batch failed alone");
-        self.0.fail(conn, item, &reason).await?;
-        Ok(None)
+        let set_aside = self.0.fail(conn, item, &reason).await?;
+        Ok(Some(set_aside.into()))
     }
 }
 

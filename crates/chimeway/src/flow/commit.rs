@@ -6,10 +6,13 @@ use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Durati
 
 use futures::FutureExt as _;
 use sqlx::PgPool;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
-    Core, Point, batch,
+    Core, Point, batch, metrics,
     record::{Attempted, Record, Recorded},
 };
 use crate::store::deliveries::ClaimRef;
@@ -116,14 +119,18 @@ async fn without_panic<T>(recording: impl Future<Output = T>) -> Option<T> {
 async fn record_all(core: &Core, pool: &PgPool, results: &[Attempted]) -> HashSet<ClaimRef> {
     let mut pause = AWAY.0;
     loop {
+        let began = Instant::now();
         match batch::commit(pool, &Record { core }, results.to_vec()).await {
             Ok(parts) => {
+                metrics::recorded(results.len(), began.elapsed());
                 let recorded = Recorded::all(parts);
+                recorded.count(core);
                 core.wake_after(pool, &recorded.made).await;
                 core.reach(Point::AfterRecordCommit).await;
                 return recorded.held;
             }
             Err(error) => {
+                metrics::not_recorded();
                 tracing::warn!(
                     %error, results = results.len(), retry_ms = pause.as_millis(),
                     "results wait to be recorded",

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     Core, Point,
     address_book::{self, Addressed, LookUp},
-    definitions,
+    definitions, metrics,
     record::{Attempted, Unsent},
     templates::{self, Unrendered},
 };
@@ -150,6 +150,9 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     let took = began.elapsed();
     core.reach(Point::AfterSend).await;
     let waited = began.saturating_duration_since(claimed.asked);
+    // How late the claim was by the database's clock, and what passed since by ours.
+    let late = (row.now - row.due).to_std().unwrap_or_default();
+    metrics::sent(core, &row.channel, late + waited, took);
     attempted(
         claimed,
         channel.adapter(),
@@ -340,6 +343,7 @@ fn attempted(claimed: &Claimed, adapter: &str, worker: &str, ended: Ended) -> De
         crashes: row.crashes,
         run: row.run,
         visit: row.visit,
+        channel: row.channel.clone(),
         result: ended.result,
         adapter: if adapter.is_empty() {
             row.channel.clone()

@@ -10,6 +10,7 @@ use super::{
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
+    metrics,
     owed::Owed,
     record::{Attempted, Record, Recorded},
     route::Route,
@@ -122,6 +123,7 @@ async fn record(core: &Core, pool: &PgPool, mut results: Vec<Attempted>) -> Stor
     for _ in 0..RECORD_TRIES {
         let recorded = batch::commit(pool, &Record { core }, results.clone()).await?;
         let recorded = Recorded::all(recorded);
+        recorded.count(core);
         core.wake_after(pool, &recorded.made).await;
         results.retain(|result| recorded.held.contains(&result.claim));
         if results.is_empty() {
@@ -181,7 +183,9 @@ pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResu
             .as_ref()
             .map(|(tenant, channel)| (tenant.as_str(), channel.as_str())),
     };
+    let began = Instant::now();
     let rows = deliveries::claim(&mut conn, &claim).await?;
+    metrics::claimed(began.elapsed());
     let claimed = |row| Claimed {
         row,
         asked,

@@ -1,11 +1,19 @@
 //! Runs whose instant has come: a wait is over, a step is to be entered by a worker, somebody asked for
 //! the run's end, or the sweep found that nothing else would move it.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
 
-use super::{Core, Point, batch::DueWork, made::Made, progress};
+use super::{
+    Core, Point,
+    batch::DueWork,
+    made::{Made, SetAside},
+    metrics, progress,
+};
 use crate::{
     definition::{StepIndex, StepKind},
     engine::{Input, StateName, attempt, input::Delivered},
@@ -43,11 +51,24 @@ impl DueWork for Due<'_> {
 
     async fn work(&self, conn: &mut PgConnection, rows: Vec<RunRow>) -> StoreResult<Made> {
         let inputs = inputs(self.core, conn, &rows).await?;
-        progress::advance(self.core, conn, rows, inputs).await
+        let late = |row: &RunRow| (row.now - row.wake_at?).to_std().ok();
+        let late: Vec<Duration> = rows.iter().filter_map(late).collect();
+        let made = progress::advance(self.core, conn, rows, inputs).await?;
+        metrics::timer_lateness(late.into_iter());
+        Ok(made)
     }
 
-    async fn fail(&self, conn: &mut PgConnection, id: &RunId, reason: &str) -> StoreResult<()> {
-        runs::fail(conn, &[*id], reason).await
+    async fn fail(
+        &self,
+        conn: &mut PgConnection,
+        id: &RunId,
+        reason: &str,
+    ) -> StoreResult<SetAside> {
+        let runs = runs::fail(conn, &[*id], reason).await?;
+        Ok(SetAside {
+            runs,
+            ..SetAside::default()
+        })
     }
 }
 

@@ -5,7 +5,12 @@ use std::collections::HashMap;
 
 use sqlx::PgConnection;
 
-use super::{Core, batch::DueWork, made::Made, start};
+use super::{
+    Core,
+    batch::DueWork,
+    made::{Made, SetAside},
+    start,
+};
 use crate::{
     ids::EventId,
     store::{
@@ -51,7 +56,7 @@ impl DueWork for Expand<'_> {
             .into_iter()
             .partition(|event| definitions.contains_key(&event.definition));
         let unknown: Vec<EventId> = unknown.iter().map(|event| event.id).collect();
-        events::fail(conn, &unknown, "definition_does_not_decode").await?;
+        let set_aside = events::fail(conn, &unknown, "definition_does_not_decode").await?;
         let by_id: HashMap<EventId, DueEvent> =
             known.into_iter().map(|event| (event.id, event)).collect();
         let chunks: Vec<Chunk> = chunks
@@ -76,11 +81,24 @@ impl DueWork for Expand<'_> {
             .collect();
         let made = start::start(conn, &definitions, &starts).await?;
         events::advance(conn, &chunks).await?;
-        Ok(made)
+        let events = SetAside {
+            events: set_aside,
+            ..SetAside::default()
+        };
+        Ok(made.and(events.into()))
     }
 
-    async fn fail(&self, conn: &mut PgConnection, id: &EventId, reason: &str) -> StoreResult<()> {
-        events::fail(conn, &[*id], reason).await
+    async fn fail(
+        &self,
+        conn: &mut PgConnection,
+        id: &EventId,
+        reason: &str,
+    ) -> StoreResult<SetAside> {
+        let events = events::fail(conn, &[*id], reason).await?;
+        Ok(SetAside {
+            events,
+            ..SetAside::default()
+        })
     }
 }
 

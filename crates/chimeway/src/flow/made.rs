@@ -23,6 +23,35 @@ pub(crate) struct Made {
     pub(crate) next_wake: Option<Duration>,
     /// How far away the first repeated try is.
     pub(crate) next_retry: Option<Duration>,
+    /// Rows that were set aside.
+    pub(crate) set_aside: SetAside,
+}
+
+/// Rows that were set aside, by kind.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct SetAside {
+    pub(crate) events: usize,
+    pub(crate) runs: usize,
+    pub(crate) signals: usize,
+}
+
+impl SetAside {
+    fn and(self, other: Self) -> Self {
+        Self {
+            events: self.events + other.events,
+            runs: self.runs + other.runs,
+            signals: self.signals + other.signals,
+        }
+    }
+}
+
+impl From<SetAside> for Made {
+    fn from(set_aside: SetAside) -> Self {
+        Self {
+            set_aside,
+            ..Self::default()
+        }
+    }
 }
 
 impl Made {
@@ -40,6 +69,7 @@ impl Made {
             planned: self.planned + other.planned,
             next_wake: least(self.next_wake, other.next_wake),
             next_retry: least(self.next_retry, other.next_retry),
+            set_aside: self.set_aside.and(other.set_aside),
         }
     }
 

@@ -21,7 +21,9 @@ pub mod explain;
 pub mod hooks;
 pub mod inbox;
 mod made;
+pub mod metrics;
 mod moved;
+mod overview;
 mod owed;
 pub mod preferences;
 mod progress;
@@ -50,6 +52,7 @@ pub use error::FlowError;
 pub use explain::{DeliveryFacts, Explanation};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
+pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
@@ -257,6 +260,7 @@ impl Core {
     /// NOTIFY to others where this process does not run the queue. A hint: should it be lost, polling
     /// finds the work.
     pub(crate) async fn wake_after(&self, pool: &PgPool, made: &made::Made) {
+        metrics::set_aside(&made.set_aside);
         if made.planned > 0 {
             self.wakes.of(QueueName::Delivery).now();
         }

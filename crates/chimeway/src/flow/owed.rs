@@ -8,7 +8,12 @@ use std::{
 
 use sqlx::PgConnection;
 
-use super::{Core, batch::DueWork, made::Made, progress};
+use super::{
+    Core,
+    batch::DueWork,
+    made::{Made, SetAside},
+    progress,
+};
 use crate::{
     engine::{
         Input,
@@ -100,7 +105,8 @@ impl DueWork for Owed<'_> {
         conn: &mut PgConnection,
         id: &DeliveryId,
         _reason: &str,
-    ) -> StoreResult<()> {
-        owed::owe(conn, &[*id], SET_ASIDE).await
+    ) -> StoreResult<SetAside> {
+        owed::owe(conn, &[*id], SET_ASIDE).await?;
+        Ok(SetAside::default())
     }
 }

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 
 use super::{
     Core,
-    made::Made,
+    made::{Made, SetAside},
     moved::{Moved, Owner, decode, ended_undecoded},
     owed::SET_ASIDE,
 };
@@ -220,7 +220,10 @@ pub(super) async fn advance_each(
             }
         }
     }
-    runs::fail(conn, &undecodable, "does_not_decode").await?;
+    let set_aside = SetAside {
+        runs: runs::fail(conn, &undecodable, "does_not_decode").await?,
+        ..SetAside::default()
+    };
     owed::owe(conn, &untold, SET_ASIDE).await?;
 
     // A round asks once for all runs that wait, then tells each run one thing: the number of rounds
@@ -272,7 +275,7 @@ pub(super) async fn advance_each(
     });
     let advanced = advanced.collect();
     let made = write(conn, locked, ended).await?;
-    Ok((made, advanced))
+    Ok((made.and(set_aside.into()), advanced))
 }
 
 async fn write(

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{Core, Point, batch::Work, made::Made, owed::HELD, progress};
+use super::{Core, Point, batch::Work, made::Made, metrics, owed::HELD, progress};
 use crate::{
     definition::Outcome,
     engine::{
@@ -35,6 +35,7 @@ pub(crate) struct Attempted {
     pub(super) crashes: i32,
     pub(super) run: RunId,
     pub(super) visit: Visit,
+    pub(super) channel: String,
     pub(super) result: AttemptResult,
     pub(super) adapter: String,
     pub(super) worker: String,
@@ -63,6 +64,20 @@ pub(crate) enum Unsent {
 impl Attempted {
     fn closing(&self) -> bool {
         self.result == AttemptResult::Unknown
+    }
+
+    /// How it ended, in a word.
+    fn ending(&self) -> &'static str {
+        match (self.unsent, self.result) {
+            (Some(Unsent::Suppressed(_)), _) => "suppressed",
+            (Some(Unsent::Superseded), _) => "superseded",
+            (Some(Unsent::Delivered), _) => "already_sent",
+            (None, AttemptResult::Succeeded) => "succeeded",
+            (None, AttemptResult::Temporary { .. }) => "temporary",
+            (None, AttemptResult::Permanent) => "permanent",
+            (None, AttemptResult::Bounced) => "bounced",
+            (None, AttemptResult::Unknown) => "unknown",
+        }
     }
 
     fn settle(&self, core: &Core) -> Settled {
@@ -137,16 +152,30 @@ pub(super) struct Recorded {
     pub(super) made: Made,
     /// Claims whose delivery another session holds: to be recorded later.
     pub(super) held: HashSet<ClaimRef>,
+    /// The channel and the end of each try that was written down, or that decided its delivery.
+    ended: Vec<(String, &'static str)>,
+    /// Deliveries that were set aside.
+    quarantined: usize,
 }
 
 impl Recorded {
+    /// Counts what was committed.
+    pub(super) fn count(&self, core: &Core) {
+        for (channel, outcome) in &self.ended {
+            metrics::attempt(core, channel, outcome);
+        }
+        metrics::quarantined("delivery", self.quarantined);
+    }
+
     /// All parts of a batch.
     pub(super) fn all(parts: Vec<Self>) -> Self {
         parts.into_iter().fold(Self::default(), |mut all, part| {
             all.held.extend(part.held);
+            all.ended.extend(part.ended);
             Self {
                 made: all.made.and(part.made),
-                held: all.held,
+                quarantined: all.quarantined + part.quarantined,
+                ..all
             }
         })
     }
@@ -256,6 +285,19 @@ async fn record(
         .collect();
     attempts::insert(conn, &tries).await?;
 
+    let is_ended = |item: &&&Attempted| {
+        let decided = decided.contains(&item.claim);
+        let sent = item.unsent.is_none() && !item.closing() && !held.contains(&item.claim.id);
+        decided || sent
+    };
+    let ended = items.iter().filter(is_ended);
+    let ended = ended.map(|item| (item.channel.clone(), item.ending()));
+    let ended = ended.collect();
+    let set_aside = items.iter().zip(&settled).filter(|(item, settled)| {
+        settled.reason == Some(status_reason::QUARANTINED) && decided.contains(&item.claim)
+    });
+    let quarantined = set_aside.count();
+
     let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
     let mut untold = vec![];
     for (item, settled) in items.iter().zip(&settled) {
@@ -293,8 +335,11 @@ async fn record(
         made: Made {
             moved: advanced.moved,
             planned: advanced.planned,
+            set_aside: advanced.set_aside,
             ..made
         },
+        ended,
+        quarantined,
         held: items.filter(|claim| held.contains(&claim.id)).collect(),
     })
 }

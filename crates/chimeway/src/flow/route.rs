@@ -12,7 +12,8 @@ use sqlx::PgConnection;
 use super::{
     Core, Point,
     batch::DueWork,
-    made::Made,
+    made::{Made, SetAside},
+    metrics,
     progress::{self, Advanced},
 };
 use crate::{
@@ -53,11 +54,22 @@ impl DueWork for Route<'_> {
     }
 
     async fn work(&self, conn: &mut PgConnection, due: Vec<SignalId>) -> StoreResult<Made> {
-        Ok(route(self.core, conn, &due).await?.made)
+        let shown = route(self.core, conn, &due).await?;
+        metrics::signal_lag(&shown.lags);
+        Ok(shown.made)
     }
 
-    async fn fail(&self, conn: &mut PgConnection, id: &SignalId, reason: &str) -> StoreResult<()> {
-        signals::fail(conn, &[*id], reason).await
+    async fn fail(
+        &self,
+        conn: &mut PgConnection,
+        id: &SignalId,
+        reason: &str,
+    ) -> StoreResult<SetAside> {
+        let signals = signals::fail(conn, &[*id], reason).await?;
+        Ok(SetAside {
+            signals,
+            ..SetAside::default()
+        })
     }
 }
 
@@ -70,6 +82,8 @@ pub(super) struct Shown {
     pub(super) held: HashSet<RunId>,
     /// Signals whose actors have more runs: they go on from where they are.
     pub(super) unfinished: Vec<SignalId>,
+    /// From the occurrence of each signal that is routed now until now, in seconds.
+    pub(super) lags: Vec<f64>,
 }
 
 /// Shows locked signals to the live runs of their actors.
@@ -100,7 +114,7 @@ pub(super) async fn route(
             routed.push(signal);
         }
     }
-    signals::mark_routed(conn, &routed).await?;
+    let lags = signals::mark_routed(conn, &routed).await?;
     signals::defer(conn, &deferred).await?;
     signals::advance(conn, &partly).await?;
     Ok(Shown {
@@ -108,6 +122,7 @@ pub(super) async fn route(
         advanced,
         held,
         unfinished: partly.into_iter().map(|one| one.signal).collect(),
+        lags,
     })
 }
 

@@ -6,7 +6,7 @@ use rand::RngExt;
 use sqlx::PgPool;
 
 use super::{
-    Core, batch,
+    Core, batch, metrics,
     record::{Attempted, Record, Recorded},
 };
 use crate::{
@@ -49,7 +49,8 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
                 run: row.run,
                 visit: row.visit,
                 result: AttemptResult::Unknown,
-                adapter: row.channel,
+                adapter: row.channel.clone(),
+                channel: row.channel,
                 worker: row.owner,
                 provider_message_id: None,
                 response: None,
@@ -62,8 +63,10 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
         })
         .collect();
     let recorded = Recorded::all(batch::commit(pool, &Record { core }, items).await?);
+    recorded.count(core);
     core.wake_after(pool, &recorded.made).await;
     let closed = found - recorded.held.len();
+    metrics::leases_closed(closed);
     if closed > 0 {
         tracing::warn!(
             leases = closed,
@@ -106,6 +109,7 @@ pub(super) async fn heal(core: &Core, pool: &PgPool) -> StoreResult<usize> {
     healing::make_due(&mut tx, &stretch.stuck).await?;
     tx.commit().await?;
     *walked() = stretch.next.unwrap_or_default();
+    metrics::healed(stretch.stuck.len());
     for run in &stretch.stuck {
         tracing::warn!(run.id = %run, "nothing would have moved a run; it is made due");
     }

@@ -32,13 +32,28 @@ const LAST_CLAIM: Duration = Duration::from_secs(5);
 pub struct Health {
     lost: Mutex<BTreeSet<QueueName>>,
     seen: Mutex<BTreeSet<QueueName>>,
+    /// The queues that run; `None` before they do.
+    run: Mutex<Option<BTreeSet<QueueName>>>,
 }
 
 impl Health {
     /// Whether every queue that runs has reached the database, and none has lost it since.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        lock(&self.lost).is_empty() && !lock(&self.seen).is_empty()
+        lock(&self.run).is_some() && self.missing().is_empty()
+    }
+
+    /// The queues that run and do not reach the database, or have not yet.
+    #[must_use]
+    pub fn missing(&self) -> BTreeSet<QueueName> {
+        let run = lock(&self.run).clone().unwrap_or_default();
+        let (seen, lost) = (lock(&self.seen), lock(&self.lost));
+        let missing = run.difference(&seen);
+        missing.chain(lost.iter()).copied().collect()
+    }
+
+    fn begins(&self, queues: BTreeSet<QueueName>) {
+        *lock(&self.run) = Some(queues);
     }
 
     pub(super) fn reached(&self, queue: QueueName) {
@@ -80,6 +95,7 @@ pub struct Fleet {
     draining: CancellationToken,
     pumps: TaskTracker,
     sources: Vec<Arc<dyn HandBack>>,
+    queues: BTreeSet<QueueName>,
     listen: Option<PgPool>,
     grace: Duration,
 }
@@ -109,6 +125,7 @@ impl Fleet {
             draining: CancellationToken::new(),
             pumps: TaskTracker::new(),
             sources: vec![],
+            queues: BTreeSet::new(),
             listen: None,
             grace: Duration::from_secs(25),
         }
@@ -135,6 +152,7 @@ impl Fleet {
             return self;
         }
         self.sources.push(Arc::clone(source) as Arc<dyn HandBack>);
+        self.queues.insert(queue);
         let feed = Feed {
             queue,
             limit,
@@ -193,10 +211,13 @@ impl Fleet {
             draining,
             pumps,
             sources,
+            queues,
+            health,
             listen,
             grace,
-            ..
+            name: _,
         } = self;
+        health.begins(queues);
         let listening = listen
             .map(|pool| tokio::spawn(listener::listen(pool, wakes.clone(), draining.clone())));
         let stop = async move {

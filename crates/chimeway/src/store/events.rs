@@ -223,28 +223,30 @@ where e.id = u.event_id"#,
     Ok(())
 }
 
-/// Counts a failed try to make these events' runs; the third one sets an event aside.
+/// Counts a failed try to make these events' runs; the third one sets an event aside. Returns how
+/// many were set aside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn fail(conn: &mut PgConnection, events: &[EventId], reason: &str) -> StoreResult<()> {
+pub async fn fail(conn: &mut PgConnection, events: &[EventId], reason: &str) -> StoreResult<usize> {
     if events.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query!(
+    let set_aside = sqlx::query_scalar!(
         r#"-- events::fail
 update chimeway.events
 set tries = tries + 1,
     expand_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = any($1)"#,
+where id = any($1)
+returning tries = 3 as "aside!""#,
         events as _,
         reason,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    Ok(set_aside.into_iter().filter(|aside| *aside).count())
 }
 
 /// A notification to make.

@@ -20,6 +20,7 @@ pub mod due;
 pub mod error;
 pub mod events;
 pub mod healing;
+pub mod health;
 pub mod inbox;
 pub mod interventions;
 pub mod json;

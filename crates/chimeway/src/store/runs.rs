@@ -128,7 +128,9 @@ pub struct RunRow {
     pub pending_signals: Vec<String>,
     /// Somebody asked for its end.
     pub cancel_requested: bool,
-    /// Its instant to be looked at has come.
+    /// Its instant to be looked at.
+    pub wake_at: Option<DateTime<Utc>>,
+    /// That instant has come.
     pub due: bool,
     /// The database's now, when it was locked.
     pub now: DateTime<Utc>,
@@ -160,7 +162,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!",
+    cancel_requested_at is not null as "cancel_requested!", wake_at,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where id = any($1) and ended_at is null
@@ -195,7 +197,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!",
+    cancel_requested_at is not null as "cancel_requested!", wake_at,
     coalesce(wake_at <= chimeway.clock(), false) as "due!", chimeway.clock() as "now!"
 from chimeway.workflow_runs
 where id = any($1) and ($2::text is null or tenant_id = $2)
@@ -227,7 +229,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!",
+    cancel_requested_at is not null as "cancel_requested!", wake_at,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where wake_at is not null and wake_at <= (select chimeway.now())
@@ -390,26 +392,28 @@ select id as "id: RunId" from chimeway.workflow_runs where id = any($1) and ende
     .await?)
 }
 
-/// Counts a failed try to decide these runs; the third one sets a run aside.
+/// Counts a failed try to decide these runs; the third one sets a run aside. Returns how
+/// many were set aside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn fail(conn: &mut PgConnection, runs: &[RunId], reason: &str) -> StoreResult<()> {
+pub async fn fail(conn: &mut PgConnection, runs: &[RunId], reason: &str) -> StoreResult<usize> {
     if runs.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query!(
+    let set_aside = sqlx::query_scalar!(
         r#"-- runs::fail
 update chimeway.workflow_runs
 set tries = tries + 1,
     wake_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = any($1) and ended_at is null"#,
+where id = any($1) and ended_at is null
+returning tries = 3 as "aside!""#,
         runs as _,
         reason,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    Ok(set_aside.into_iter().filter(|aside| *aside).count())
 }

@@ -273,18 +273,20 @@ cross join lateral (
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn mark_routed(conn: &mut PgConnection, signals: &[SignalId]) -> StoreResult<()> {
+pub async fn mark_routed(conn: &mut PgConnection, signals: &[SignalId]) -> StoreResult<Vec<f64>> {
     if signals.is_empty() {
-        return Ok(());
+        return Ok(vec![]);
     }
-    sqlx::query!(
+    Ok(sqlx::query_scalar!(
         r#"-- signals::mark_routed
-update chimeway.signals set route_at = null, routed_at = chimeway.now() where id = any($1)"#,
+update chimeway.signals
+set route_at = null, routed_at = chimeway.now()
+where id = any($1)
+returning extract(epoch from routed_at - occurred_at)::float8 as "lag!""#,
         signals as _,
     )
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_all(conn)
+    .await?)
 }
 
 /// A run was locked by another session: these are looked at again in 20 ms to 1 s, the later the
@@ -339,26 +341,32 @@ where s.id = u.signal_id"#,
     Ok(())
 }
 
-/// Counts a failed try to route these; the third one sets a signal aside.
+/// Counts a failed try to route these; the third one sets a signal aside. Returns how
+/// many were set aside.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn fail(conn: &mut PgConnection, signals: &[SignalId], reason: &str) -> StoreResult<()> {
+pub async fn fail(
+    conn: &mut PgConnection,
+    signals: &[SignalId],
+    reason: &str,
+) -> StoreResult<usize> {
     if signals.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    sqlx::query!(
+    let set_aside = sqlx::query_scalar!(
         r#"-- signals::fail
 update chimeway.signals
 set tries = tries + 1,
     route_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = any($1)"#,
+where id = any($1)
+returning tries = 3 as "aside!""#,
         signals as _,
         reason,
     )
-    .execute(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(())
+    Ok(set_aside.into_iter().filter(|aside| *aside).count())
 }

@@ -13,7 +13,9 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use crate::{
-    flow::{Core, batch, dispatch::HELD, due::Due, expand::Expand, owed::Owed, route::Route},
+    flow::{
+        Core, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed, route::Route,
+    },
     queue::{Fetched, QueueName, Source},
     store::{
         StoreResult,
@@ -32,6 +34,17 @@ pub(super) enum Kind {
     Runs,
     /// Runs to tell a result.
     Owed,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Signals => "signals",
+            Self::Events => "events",
+            Self::Runs => "runs",
+            Self::Owed => "owed",
+        }
+    }
 }
 
 /// A queue of batches.
@@ -167,8 +180,12 @@ impl Source for Batches {
             took: 0,
         };
         match self.take(kind).await {
-            Ok(took) => running.took = took.rows,
+            Ok(took) => {
+                metrics::took(kind.name(), took.rows);
+                running.took = took.rows;
+            }
             Err(error) => {
+                metrics::not_taken(kind.name());
                 tracing::warn!(%error, ?kind, "a batch was not taken; its rows are still due");
             }
         }

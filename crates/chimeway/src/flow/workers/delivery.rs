@@ -18,7 +18,7 @@ use crate::{
         commit::Stage,
         deliver::{self, Claimed, Delivery},
         dispatch::{self, Which},
-        sweep,
+        metrics, sweep,
     },
     queue::{Fetched, QueueName, Source},
     store::{StoreResult, deliveries::ClaimRef, due},
@@ -86,10 +86,9 @@ impl Deliveries {
             .into_iter()
             .map(|claimed| {
                 let reference = claimed.reference();
-                *state
-                    .in_flight
-                    .entry(claimed.row.channel.clone())
-                    .or_default() += 1;
+                let channel = claimed.row.channel.clone();
+                *state.in_flight.entry(channel).or_default() += 1;
+                metrics::in_flight(&self.core, &state.in_flight, &claimed.row.channel);
                 state.isolated |= isolated;
                 state.unbegun.insert(reference, claimed);
                 reference
@@ -106,6 +105,7 @@ impl Deliveries {
             if *count == 0 {
                 state.in_flight.remove(channel);
             }
+            metrics::in_flight(&self.core, &state.in_flight, channel);
             if was_full {
                 self.core.wakes.of(QueueName::Delivery).now();
             }
@@ -192,7 +192,7 @@ impl Deliveries {
     /// Claims, and remembers how late that was and who had the last turn.
     async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
         let rows = dispatch::claim(&self.core, &self.pool, which).await?;
-        let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
+        let lateness = rows.iter().map(|one| one.row.now - one.row.due).max();
         let pair = |one: &Claimed| (one.row.tenant.clone(), one.row.channel.clone());
         if let (Some(lateness), Some(last)) = (lateness, rows.iter().map(pair).max()) {
             let mut state = self.state();
