@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, recipients,
-        retry, runs, settings, templates, traces, track, trigger, worker, workflows,
+        bench, cancel, completions, demo, dev, explain, inbox, init, migrate, preferences,
+        recipients, retry, runs, settings, templates, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Retry(retry::Args),
     Inbox(inbox::Args),
     Init(init::Args),
+    Bench(bench::Args),
     Config(settings::Args),
     Completions(completions::Args),
 }
