@@ -18,6 +18,7 @@ use super::{
     ground::Ground,
     load::{self, Journey},
     report::{Report, figure, median},
+    rows::{self, Line},
     server::Counters,
 };
 use crate::{error::CliError, output::Table};
@@ -116,6 +117,7 @@ async fn half(
         Half::Begin { .. } => vec![],
         Half::End { ref batches } => batches.clone(),
     };
+    let share = batches.len().div_ceil(CONNECTIONS);
     let next = Arc::new(AtomicUsize::new(0));
     let mut connections = vec![];
     for _ in 0..CONNECTIONS {
@@ -142,8 +144,7 @@ async fn half(
                 });
             }
             Half::End { .. } => {
-                let share = batches.len().div_ceil(CONNECTIONS).min(batches.len());
-                let mine: Vec<Ids> = batches.drain(..share).collect();
+                let mine: Vec<Ids> = batches.drain(..share.min(batches.len())).collect();
                 tasks.spawn(async move {
                     for ids in &mine {
                         names.end(&mut conn, ids).await?;
@@ -204,7 +205,7 @@ impl Ids {
 
 impl Names {
     async fn read(conn: &mut PgConnection, tenant: &str) -> Result<Self, CliError> {
-        let (definition, steps) = definition(conn).await?;
+        let (definition, steps) = rows::definition(conn).await?;
         Ok(Self {
             tenant: tenant.into(),
             definition,
@@ -259,7 +260,7 @@ impl Names {
         .bind(ids.from)
         .execute(&mut *tx)
         .await?;
-        self.lines(&mut tx, &ids.runs, [Line::STARTED, Line::IN_APP])
+        self.lines(&mut tx, &ids.runs, None, &[Line::STARTED, Line::IN_APP])
             .await?;
         self.delivery(&mut tx, ids, &ids.in_app, 1).await?;
         tx.commit().await?;
@@ -271,14 +272,17 @@ impl Names {
              update chimeway.workflow_runs set current_step_id = $2, visit = 2, state = 'waiting', \
                 status_reason = 'waiting_for_step_progression', \
                 suspended_until = now() + interval '1 second', wake_at = now() + interval '1 second', \
-                pending_signals = array['notification_read'], transition_count = 3, last_transition_at = now() \
+                pending_signals = array['notification_read'], transition_count = 3, last_transition_at = now(), \
+                status_context = $3 \
              where id = any($1)",
         )
         .bind(&ids.runs)
         .bind(self.steps[1])
+        .bind(Line::WAITING.context())
         .execute(&mut *tx)
         .await?;
-        self.lines(&mut tx, &ids.runs, [Line::WAITING]).await?;
+        self.lines(&mut tx, &ids.runs, Some(&ids.in_app), &[Line::WAITING])
+            .await?;
         Ok(tx.commit().await?)
     }
 
@@ -296,7 +300,7 @@ impl Names {
         .bind(self.steps[2])
         .execute(&mut *tx)
         .await?;
-        self.lines(&mut tx, &ids.runs, [Line::ELAPSED, Line::EMAIL])
+        self.lines(&mut tx, &ids.runs, None, &[Line::ELAPSED, Line::EMAIL])
             .await?;
         self.delivery(&mut tx, ids, &ids.email, 3).await?;
         tx.commit().await?;
@@ -305,42 +309,42 @@ impl Names {
         self.result(&mut tx, &ids.email, "bench").await?;
         sqlx::query(
             "-- floor::complete\n\
-             update chimeway.workflow_runs set state = 'completed', status_reason = 'workflow_completed', \
+             update chimeway.workflow_runs set state = 'completed', status_reason = 'workflow_completed', status_context = $2, \
                 terminal_reason = 'completed', ended_at = now(), transition_count = 6, last_transition_at = now() \
              where id = any($1)",
         )
         .bind(&ids.runs)
+        .bind(Line::COMPLETED.context())
         .execute(&mut *tx)
         .await?;
-        self.lines(&mut tx, &ids.runs, [Line::COMPLETED]).await?;
+        self.lines(&mut tx, &ids.runs, Some(&ids.email), &[Line::COMPLETED])
+            .await?;
         Ok(tx.commit().await?)
     }
 
-    async fn lines<const COUNT: usize>(
+    /// Lines of history; `deliveries` for those that a result wrote.
+    async fn lines(
         &self,
         conn: &mut PgConnection,
         runs: &[Uuid],
-        lines: [Line; COUNT],
+        deliveries: Option<&[Uuid]>,
+        lines: &[Line],
     ) -> Result<(), CliError> {
-        sqlx::query(
+        let append = sqlx::query(
             "-- floor::history\n\
              insert into chimeway.workflow_transitions (workflow_run_id, workflow_step_id, sequence, visit, \
-                from_state, to_state, reason, context, inserted_at) \
-             select r.id, l.step, l.sequence, l.visit, l.from_state, l.to_state, l.reason, l.context, now() \
-             from unnest($1::uuid[]) r (id), \
-                unnest($2::uuid[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::jsonb[]) \
-                    l (step, sequence, visit, from_state, to_state, reason, context)",
-        )
-        .bind(runs)
-        .bind(lines.iter().map(|line| self.steps[line.step]).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.sequence).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.visit).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.from).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.to).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.reason).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.context()).collect::<Vec<_>>())
-        .execute(conn)
-        .await?;
+                from_state, to_state, reason, context, inserted_at, delivery_id) \
+             select r.id, l.step, l.sequence, l.visit, l.from_state, l.to_state, l.reason, l.context, now(), \
+                r.delivery \
+             from unnest($1::uuid[], $2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::jsonb[]) \
+                    l (step, reason, sequence, visit, from_state, to_state, context), \
+                unnest($8::uuid[], $9::uuid[]) r (id, delivery)",
+        );
+        rows::bind_lines(append, lines, &self.steps)
+            .bind(runs)
+            .bind(deliveries)
+            .execute(conn)
+            .await?;
         Ok(())
     }
 
@@ -389,8 +393,9 @@ impl Names {
         sqlx::query(
             "-- floor::attempt\n\
              insert into chimeway.delivery_attempts (delivery_id, attempt_number, claim_no, started_at, \
-                finished_at, outcome, adapter, worker) \
-             select id, 1, 1, now(), now(), 'succeeded', $2, 'floor-0-000000000000' \
+                finished_at, outcome, adapter, worker, template_hash) \
+             select id, 1, 1, now(), now(), 'succeeded', $2, 'floor-0-000000000000', \
+                case when $2 = 'bench' then repeat('0123456789abcdef', 4) end \
              from unnest($1::uuid[]) u (id)",
         )
         .bind(deliveries)
@@ -398,76 +403,5 @@ impl Names {
         .execute(conn)
         .await?;
         Ok(())
-    }
-}
-
-/// The definition of the journey that elapses, and its steps in order.
-pub(super) async fn definition(conn: &mut PgConnection) -> Result<(Uuid, [Uuid; 3]), CliError> {
-    let (definition, steps): (Uuid, Vec<Uuid>) = sqlx::query_as(
-        "select d.id, array_agg(s.id order by s.step_order) \
-         from chimeway.workflow_definitions d \
-         join chimeway.workflow_steps s on s.workflow_definition_id = d.id \
-         where d.workflow_key = $1 group by d.id",
-    )
-    .bind(Journey::Elapses.key())
-    .fetch_one(conn)
-    .await?;
-    let steps = steps
-        .try_into()
-        .map_err(|_| CliError::Refused("the journey has not three steps".into()))?;
-    Ok((definition, steps))
-}
-
-/// A line of the history of a journey that elapses.
-#[derive(Clone, Copy)]
-pub(super) struct Line {
-    pub(super) step: usize,
-    pub(super) sequence: i32,
-    pub(super) visit: i32,
-    pub(super) from: Option<&'static str>,
-    pub(super) to: &'static str,
-    pub(super) reason: &'static str,
-}
-
-impl Line {
-    const fn new(
-        (sequence, step, visit): (i32, usize, i32),
-        (from, to): (Option<&'static str>, &'static str),
-        reason: &'static str,
-    ) -> Self {
-        Self {
-            step,
-            sequence,
-            visit,
-            from,
-            to,
-            reason,
-        }
-    }
-
-    pub(super) const STARTED: Self = Self::new((1, 0, 1), (None, "active"), "workflow_started");
-    pub(super) const IN_APP: Self =
-        Self::new((2, 0, 1), (Some("active"), "active"), "step_activated");
-    pub(super) const WAITING: Self = Self::new(
-        (3, 1, 2),
-        (Some("active"), "waiting"),
-        "waiting_for_step_progression",
-    );
-    pub(super) const ELAPSED: Self = Self::new(
-        (4, 1, 2),
-        (Some("waiting"), "active"),
-        "reactivated_from_wait",
-    );
-    pub(super) const EMAIL: Self =
-        Self::new((5, 2, 3), (Some("active"), "active"), "step_activated");
-    pub(super) const COMPLETED: Self = Self::new(
-        (6, 2, 3),
-        (Some("active"), "completed"),
-        "workflow_completed",
-    );
-
-    /// Facts of the size that such a line has.
-    pub(super) fn context(&self) -> Value {
-        json!({})
     }
 }

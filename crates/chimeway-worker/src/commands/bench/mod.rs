@@ -15,6 +15,7 @@ mod latency;
 mod load;
 mod process;
 mod report;
+mod rows;
 mod server;
 mod system;
 mod waiting;
