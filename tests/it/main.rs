@@ -37,6 +37,7 @@ mod webhook;
 mod workflow_api;
 
 // What a person sees.
+mod bench;
 mod cli;
 mod cli_refusals;
 mod cli_worker;

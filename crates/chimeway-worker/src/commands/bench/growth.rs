@@ -99,6 +99,7 @@ async fn rates(
             journey: Journey::Elapses,
             count: usize::try_from(args.count).unwrap_or(usize::MAX),
             tenant: format!("bench_{name}_{round}"),
+            recipients: 1,
         };
         rates.push(journeys::measure(ground, &load, args.fleet).await?.rate);
     }

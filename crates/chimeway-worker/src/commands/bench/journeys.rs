@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// How often
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// How many recipients a trigger has, each with a journey of its own; up to 250
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=250))]
+    recipients: u16,
     /// Print the costliest statements as well
     #[arg(long)]
     statements: bool,
@@ -71,6 +74,7 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
                 journey,
                 count,
                 tenant: format!("{}_{round}", journey.key()),
+                recipients: args.recipients.into(),
             };
             rounds.push(measure(ground, &load, args.fleet).await?);
         }
@@ -91,6 +95,7 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "workers": args.fleet.workers,
         "limit": args.fleet.limit,
         "listen": !args.fleet.no_listen,
+        "recipients_per_trigger": args.recipients,
         "floor": { "rate": floor, "rounds": floors },
         "j1": j1,
         "j2": j2,

@@ -105,6 +105,7 @@ async fn steady(ground: &Ground, count: usize, rate: f64) -> Result<Vec<Noted>, 
             journey,
             count,
             tenant: TENANT.into(),
+            recipients: 1,
         })
     });
     let mut hosts = JoinSet::new();
@@ -129,7 +130,9 @@ async fn one(
     place: usize,
 ) -> Result<Vec<Noted>, CliError> {
     let mut tx = pool.begin().await?;
-    let trigger = load.trigger(place).map_err(chimeway::FlowError::from)?;
+    let trigger = load
+        .trigger(place..place + 1)
+        .map_err(chimeway::FlowError::from)?;
     chimeway.trigger(&mut tx, trigger).await?;
     let mut noted = vec![note(&mut tx, "trigger", place).await?];
     tx.commit().await?;

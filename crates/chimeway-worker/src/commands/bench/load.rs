@@ -11,7 +11,7 @@ use std::{
 };
 
 use chimeway::{
-    Chimeway, Document, Signal, Trigger, WorkflowBuilder,
+    Chimeway, Document, Recipient, Signal, Trigger, WorkflowBuilder,
     ids::{ActorId, BadName, SignalName, TenantId, WorkflowKey},
 };
 use serde_json::{Value, json};
@@ -85,14 +85,22 @@ pub(super) struct Load {
     pub(super) count: usize,
     /// Whose they are: a round has a tenant of its own.
     pub(super) tenant: String,
+    /// How many recipients a trigger has; each has a journey of its own.
+    pub(super) recipients: usize,
 }
 
 impl Load {
-    /// The trigger of one of them.
-    pub(super) fn trigger(&self, place: usize) -> Result<Trigger, BadName> {
+    /// The trigger of one of them, or of some.
+    pub(super) fn trigger(&self, places: Range<usize>) -> Result<Trigger, BadName> {
         let key = WorkflowKey::new(self.journey.key())?;
-        let params = params(place);
-        Ok(Trigger::new(key, TenantId::new(self.tenant.as_str())?).params(params))
+        let tenant = TenantId::new(self.tenant.as_str())?;
+        let mut trigger = Trigger::new(key, tenant).params(params(places.start));
+        if places.len() > 1 {
+            for place in places {
+                trigger = trigger.recipient(Recipient::new(ActorId::new(actor(place))?));
+            }
+        }
+        Ok(trigger)
     }
 
     /// What its recipient does.
@@ -189,10 +197,11 @@ impl Host {
                 break;
             }
             let mut tx = conn.begin().await?;
-            for place in batch.clone() {
+            for from in batch.clone().step_by(self.load.recipients) {
+                let places = from..batch.end.min(from + self.load.recipients);
                 let trigger = self
                     .load
-                    .trigger(place)
+                    .trigger(places)
                     .map_err(chimeway::FlowError::from)?;
                 self.chimeway.trigger(&mut tx, trigger).await?;
             }

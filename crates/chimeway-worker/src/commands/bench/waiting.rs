@@ -33,13 +33,14 @@ pub(super) struct Args {
     /// How many of them become due at one instant; a tenth of them unless told otherwise
     #[arg(long, value_name = "N")]
     due: Option<u32>,
+    /// For how long nothing is due
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    idle_seconds: u16,
     #[command(flatten)]
     fleet: Fleet,
 }
 
 const TENANT: &str = "bench_waiting";
-/// How long nothing is due.
-const IDLE: Duration = Duration::from_secs(10);
 /// How many become due one after another, and within what time.
 const ONE_BY_ONE: u32 = 1_000;
 const SPREAD_MS: i64 = 5_000;
@@ -64,8 +65,13 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     let mut workers = Workers::start(ground, args.fleet).await?;
     let watch = Watch::begin(ground.postmaster);
 
-    report.progress(&format!("{} s without anything due", IDLE.as_secs()));
-    let idle = Idle::measure(ground, &workers).await;
+    report.progress(&format!("{} s without anything due", args.idle_seconds));
+    let idle = Idle::measure(
+        ground,
+        &workers,
+        Duration::from_secs(args.idle_seconds.into()),
+    )
+    .await;
 
     report.progress(&format!("{late} that become due one after another"));
     let group = become_due(&mut conn, (0, late), SPREAD_MS).await?;
@@ -130,7 +136,7 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "due": due,
         "workers": args.fleet.workers,
         "limit": args.fleet.limit,
-        "idle_seconds": IDLE.as_secs(),
+        "idle_seconds": args.idle_seconds,
         "idle_cpu_of_a_core": { "workers": idle.workers, "server": idle.server },
         "lateness_ms": lateness,
         "drain": {
@@ -152,13 +158,13 @@ struct Idle {
 }
 
 impl Idle {
-    async fn measure(ground: &Ground, workers: &Workers) -> Self {
+    async fn measure(ground: &Ground, workers: &Workers, idle: Duration) -> Self {
         // What it takes to start is over then.
         sleep(AHEAD).await;
         let server = || ground.postmaster.and_then(system::family_cpu_seconds);
         let (began, workers_before, server_before) =
             (Instant::now(), workers.cpu_seconds(), server());
-        sleep(IDLE).await;
+        sleep(idle).await;
         let seconds = began.elapsed().as_secs_f64();
         let since = |now: Option<f64>| Some((now? - server_before?) / seconds);
         Self {
