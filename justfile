@@ -6,6 +6,10 @@ _default:
 demo *arguments:
     scripts/demo {{arguments}}
 
+# What this machine can do: journeys, floor, latency, waiting, growth (docs/performance.md)
+bench *arguments:
+    cargo run --release -p chimeway-worker -- bench {{arguments}}
+
 # Every test, or those that match
 test *arguments:
     scripts/test {{arguments}}

@@ -39,6 +39,7 @@ mod workflow_api;
 
 // What a person sees.
 mod bad_input;
+mod bench;
 mod cli;
 mod cli_refusals;
 mod cli_worker;

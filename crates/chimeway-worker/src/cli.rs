@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, queues,
+        bench, cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, queues,
         recipients, retry, runs, settings, templates, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Retry(retry::Args),
     Inbox(inbox::Args),
     Init(init::Args),
+    Bench(bench::Args),
     Config(settings::Args),
     Completions(completions::Args),
 }

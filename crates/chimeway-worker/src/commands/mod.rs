@@ -3,6 +3,7 @@
 //! To add a command: 1. a file here with its `Args`, whose doc comments and `after_help` are its help,
 //! and a `run`; 2. its variant in `cli.rs`; 3. its arm in [`run`].
 
+pub(crate) mod bench;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod demo;
@@ -96,6 +97,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Cancel(args) => cancel::run(args, &context).await,
         Command::Retry(args) => retry::run(args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
+        Command::Bench(args) => bench::run(args, &context).await,
         Command::Config(args) => settings::run(&args, &global),
         Command::Completions(_) | Command::Init(_) => Ok(()),
     }

@@ -194,7 +194,7 @@ async fn is_ready(database: &Database, stop: &CancellationToken) -> Result<bool,
 }
 
 /// A thread of its own: it is not waited for at the end, as a task that reads would be.
-fn stop_when_stdin_ends(stop: CancellationToken) {
+pub(super) fn stop_when_stdin_ends(stop: CancellationToken) {
     std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();
         let mut ignored = [0; 64];
