@@ -54,6 +54,7 @@ mod dispatch;
 mod hosts;
 mod races;
 mod replay;
+mod session_races;
 mod sharing;
 mod timing;
 
