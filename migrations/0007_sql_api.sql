@@ -389,16 +389,23 @@ $$;
 comment on function chimeway.set_preference(text, text, text, text, boolean) is
     'Says whether a recipient wants messages over a channel, or of a category, in the caller''s transaction; the last word counts, for messages that are claimed from then on';
 
--- The compare-and-set of a cancellation: of these runs, the live ones that nobody has cancelled yet.
+-- The compare-and-set of a cancellation: of these runs, the live ones that nobody has cancelled yet. What
+-- they still had to send is cancelled at once: a claim that began before this commits has looked at the
+-- run as it was, but it takes no message that is not pending any more.
 create function chimeway.request_cancel(
     tenant_id text,
     runs uuid[],
     made_by text,
     reason text
 ) returns setof uuid
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, chimeway, pg_temp
 as $$
+#variable_conflict use_column
+declare
+    asked uuid[];
+    waited integer := 0;
+begin
     with locked as materialized (
         select r.id
         from chimeway.workflow_runs r
@@ -418,10 +425,37 @@ as $$
             request_cancel.reason, c.cancel_requested_at
         from cancelled c
     )
-    select c.id from cancelled c order by c.id
+    select array_agg(c.id order by c.id) into asked from cancelled c;
+    if asked is null then
+        return;
+    end if;
+    loop
+        -- A later statement: it sees what was planned while this one waited for a run.
+        with unsent as materialized (
+            select d.id
+            from chimeway.deliveries d
+            where d.workflow_run_id = any(asked) and d.status in ('pending', 'failed')
+            order by d.id
+            for no key update skip locked
+        )
+        update chimeway.deliveries d
+        set status = 'cancelled', status_reason = 'cancelled', next_attempt_at = null, updated_at = chimeway.now()
+        from unsent
+        where d.id = unsent.id;
+        -- One that a worker claims at this moment is being sent in a millisecond: the caller is told so. Its
+        -- lock is not waited for, as it would then be held here, and its result could not be recorded.
+        exit when waited = 50 or not exists (
+            select from chimeway.deliveries d
+            where d.workflow_run_id = any(asked) and d.status in ('pending', 'failed')
+        );
+        perform pg_sleep(0.002);
+        waited := waited + 1;
+    end loop;
+    return query select * from unnest(asked);
+end
 $$;
 comment on function chimeway.request_cancel(text, uuid[], text, text) is
-    'Asks for the end of runs of one tenant and stamps who and why; returns those that were live and not cancelled before';
+    'Asks for the end of runs of one tenant, cancels what they had to send and stamps who and why; returns those that were live and not cancelled before';
 
 create function chimeway.cancel(
     tenant_id text,

@@ -149,7 +149,7 @@ async fn a_message_that_is_being_sent_is_named_and_its_result_is_kept() {
     audit(story.pool()).await;
 }
 
-/// The run has not been ended by a worker yet: the claim itself must look.
+/// The run has not been ended by a worker yet: its message is cancelled all the same.
 #[tokio::test]
 async fn nothing_is_sent_once_the_cancellation_has_committed() {
     let story = mention().await;
@@ -166,7 +166,7 @@ async fn nothing_is_sent_once_the_cancellation_has_committed() {
     assert!(story.sent().is_empty());
     assert_eq!(
         deliveries(story.pool()).await,
-        "in_app cancelled superseded attempts=0"
+        "in_app cancelled cancelled attempts=0"
     );
     claimed.finish(working).await;
     story.sweep().await;
@@ -237,15 +237,21 @@ async fn a_rolled_back_cancellation_was_never_asked_for() {
 async fn an_open_cancellation_holds_its_run_and_no_other() {
     let story = mention().await;
     let held = story.trigger("mention_escalation", "ada").await;
+    let slow = Stopping::at(Point::AfterSend, &story, "slow");
+    let working = slow.start(&story).await;
+    let unsent = story.trigger("mention_escalation", "cleo").await;
     let other = story.trigger("mention_escalation", "bob").await;
     let mut tx = story.pool().begin().await.unwrap();
     let workflows = story.chimeway().workflows();
     let stamp = Stamp::default();
-    let asked = workflows.cancel(&mut tx, &tenant(), held, &stamp).await;
-    asked.unwrap();
+    for (run, out) in [(held, 1), (unsent, 0)] {
+        let asked = workflows.cancel(&mut tx, &tenant(), run, &stamp).await;
+        assert_eq!(asked.unwrap().in_flight.len(), out);
+    }
     story.drain().await;
     assert_eq!(place(&story, other).await, "waiting in step_wait_for_read");
-    // Sent, for nothing had committed; its run is owed the result.
+    // What was out is recorded, and its run is owed the result; what was not waits.
+    slow.finish(working).await;
     assert_eq!(story.sent().len(), 2);
     assert!(
         story
@@ -256,10 +262,13 @@ async fn an_open_cancellation_holds_its_run_and_no_other() {
     );
     tx.commit().await.unwrap();
     story.advance("PT1S").await;
-    assert_eq!(
-        place(&story, held).await,
-        "stopped in step_in_app: cancelled"
-    );
+    for run in [held, unsent] {
+        assert_eq!(
+            place(&story, run).await,
+            "stopped in step_in_app: cancelled"
+        );
+    }
+    assert_eq!(story.sent().len(), 2);
     audit(story.pool()).await;
 }
 

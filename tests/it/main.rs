@@ -63,6 +63,7 @@ mod metrics;
 mod observing;
 mod races;
 mod replay;
+mod session_races;
 mod sharing;
 mod timing;
 
