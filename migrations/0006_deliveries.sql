@@ -53,6 +53,9 @@ comment on column chimeway.deliveries.checkpoint is
     'Where it was decided on purpose not to send it: at planning, or at claim';
 comment on column chimeway.deliveries.lease_owner is 'The worker process that holds the claim';
 create index deliveries_due on chimeway.deliveries (next_attempt_at) where next_attempt_at is not null;
+-- For taking turns, where one tenant or one channel has very much that is late.
+create index deliveries_turns on chimeway.deliveries (tenant_id collate "C", channel collate "C", next_attempt_at)
+    where next_attempt_at is not null;
 create index deliveries_progress_owed on chimeway.deliveries (progress_owed_at) where progress_owed_at is not null;
 
 create table chimeway.delivery_attempts (

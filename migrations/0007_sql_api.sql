@@ -12,6 +12,49 @@ end
 $$;
 comment on function chimeway.refuse(text, text, text) is 'Raises a refusal with a stable SQLSTATE';
 
+-- What a name may be is the same here and in Rust, whatever the locale of the server: `\s` and
+-- `[[:cntrl:]]` would follow that.
+create function chimeway.is_blank(value text) returns boolean
+language sql immutable parallel safe
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    select is_blank.value is null or is_blank.value !~
+        '[^\u0009-\u000D\u0020\u0085\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]'
+$$;
+comment on function chimeway.is_blank(text) is 'Whether a text is null, empty or nothing but white space of Unicode';
+
+create function chimeway.is_unfit(value text, longest integer) returns boolean
+language sql immutable parallel safe
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+    select chimeway.is_blank(is_unfit.value) or octet_length(is_unfit.value) > is_unfit.longest
+        or is_unfit.value ~ '[\u0001-\u001F\u007F-\u009F]'
+$$;
+comment on function chimeway.is_unfit(text, integer) is
+    'Whether a text is no name: null, blank, longer than so many bytes, or with a control character';
+
+-- Workers read JSON with a parser that has limits: what is beyond them could never be sent.
+create function chimeway.check_json(what text, value jsonb, instead text) returns void
+language plpgsql
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+begin
+    if jsonb_typeof(check_json.value) is distinct from 'object' then
+        perform chimeway.refuse('CW004', format('%s is not a JSON object', check_json.what), check_json.instead);
+    end if;
+    if jsonb_path_exists(check_json.value, 'strict $.**{101}') then
+        perform chimeway.refuse('CW004', format('%s is nested deeper than 100 levels', check_json.what),
+            'keep what is deeper in a table of your own, and its id here');
+    end if;
+    if jsonb_path_exists(check_json.value, 'strict $.** ? (@.type() == "number" && (@ > 1e308 || @ < -1e308))') then
+        perform chimeway.refuse('CW004', format('%s holds a number beyond 1e308', check_json.what),
+            'write it as a text');
+    end if;
+end
+$$;
+comment on function chimeway.check_json(text, jsonb, text) is
+    'Refuses what is no JSON object, or none that a worker can read';
+
 create function chimeway.check_recipients(recipients jsonb) returns void
 language plpgsql
 set search_path = pg_catalog, chimeway, pg_temp
@@ -25,8 +68,7 @@ begin
         select from jsonb_array_elements(recipients) r
         where jsonb_typeof(r) <> 'object'
             or jsonb_typeof(r -> 'identity') is distinct from 'string'
-            or r ->> 'identity' !~ '\S'
-            or octet_length(r ->> 'identity') > 255 or r ->> 'identity' ~ '[[:cntrl:]]'
+            or chimeway.is_unfit(r ->> 'identity', 255)
             or coalesce(jsonb_typeof(r -> 'type'), 'string') not in ('string', 'null')
             or coalesce(jsonb_typeof(r -> 'locale'), 'string') not in ('string', 'null')
             or coalesce(jsonb_typeof(r -> 'time_zone'), 'string') not in ('string', 'null')
@@ -40,9 +82,8 @@ begin
         select from jsonb_array_elements(recipients) r,
             jsonb_each(coalesce(nullif(r -> 'addresses', 'null'::jsonb), '{}')) a
         where jsonb_typeof(a.value) not in ('string', 'null')
-            or a.value #>> '{}' !~ '\S'
-            or octet_length(a.value #>> '{}') > 2048 or a.value #>> '{}' ~ '[[:cntrl:]]'
-            or a.key !~ '\S' or octet_length(a.key) > 255 or a.key ~ '[[:cntrl:]]'
+            or jsonb_typeof(a.value) = 'string' and chimeway.is_unfit(a.value #>> '{}', 2048)
+            or chimeway.is_unfit(a.key, 255)
     ) then
         perform chimeway.refuse('CW010',
             'an address of a recipient is no text, blank, longer than 2048 bytes or holds a control character',
@@ -138,16 +179,13 @@ declare
     event uuid := chimeway.uuid_v7();
     known record;
 begin
-    if coalesce(trigger.tenant_id, '') !~ '\S' or octet_length(trigger.tenant_id) > 255
-        or trigger.tenant_id ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(trigger.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
             'pass tenant_id, for example tenant_id => ''org_456''');
     end if;
-    if jsonb_typeof(trigger.params) is distinct from 'object' then
-        perform chimeway.refuse('CW004', 'params is not a JSON object', 'write {"actor_id": "user_123", ..}');
-    end if;
+    perform chimeway.check_json('params', trigger.params, 'write {"actor_id": "user_123", ..}');
     if trigger.idempotency_key is not null
-        and (trigger.idempotency_key !~ '\S' or octet_length(trigger.idempotency_key) > 255) then
+        and (chimeway.is_blank(trigger.idempotency_key) or octet_length(trigger.idempotency_key) > 255) then
         perform chimeway.refuse('CW006', 'the idempotency key is blank or longer than 255 bytes',
             'leave it out, or pass what makes this trigger unique');
     end if;
@@ -155,8 +193,7 @@ begin
         perform chimeway.check_recipients(trigger.recipients);
         perform chimeway.check_zones(trigger.tenant_id, trigger.recipients);
     elsif jsonb_typeof(trigger.params -> 'actor_id') is distinct from 'string'
-        or trigger.params ->> 'actor_id' !~ '\S' or octet_length(trigger.params ->> 'actor_id') > 255
-        or trigger.params ->> 'actor_id' ~ '[[:cntrl:]]' then
+        or chimeway.is_unfit(trigger.params ->> 'actor_id', 255) then
         perform chimeway.refuse('CW005', 'there is no recipient: neither recipients nor params.actor_id is given',
             'pass recipients => ''[{"identity": "user_123"}]''');
     end if;
@@ -264,24 +301,19 @@ declare
     called_at timestamptz := chimeway.clock();
     signal uuid := chimeway.uuid_v7();
 begin
-    if coalesce(track.tenant_id, '') !~ '\S' or octet_length(track.tenant_id) > 255
-        or track.tenant_id ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(track.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
             'pass tenant_id, for example tenant_id => ''org_456''');
     end if;
-    if coalesce(track.actor_id, '') !~ '\S' or octet_length(track.actor_id) > 255
-        or track.actor_id ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(track.actor_id, 255) then
         perform chimeway.refuse('CW008', 'the actor is blank, longer than 255 bytes or holds a control character',
             'pass actor_id, for example actor_id => ''user_123''');
     end if;
-    if coalesce(track.event_name, '') !~ '\S' or octet_length(track.event_name) > 255
-        or track.event_name ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(track.event_name, 255) then
         perform chimeway.refuse('CW009', 'the event name is blank, longer than 255 bytes or holds a control character',
             'pass event_name, for example event_name => ''notification_read''');
     end if;
-    if jsonb_typeof(track.payload) is distinct from 'object' then
-        perform chimeway.refuse('CW004', 'payload is not a JSON object', 'write {} where there is nothing to say');
-    end if;
+    perform chimeway.check_json('payload', track.payload, 'write {} where there is nothing to say');
     insert into chimeway.signals (id, tenant_id, actor_id, event_name, payload, notification_id, occurred_at, route_at)
     values (signal, track.tenant_id, track.actor_id, track.event_name, track.payload,
         chimeway.notification_of(track.payload), called_at, called_at);
@@ -309,8 +341,7 @@ declare
         'locale', upsert_recipient.locale, 'time_zone', upsert_recipient.time_zone
     ));
 begin
-    if coalesce(upsert_recipient.tenant_id, '') !~ '\S' or octet_length(upsert_recipient.tenant_id) > 255
-        or upsert_recipient.tenant_id ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(upsert_recipient.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
             'pass tenant_id, for example tenant_id => ''org_456''');
     end if;
@@ -334,19 +365,16 @@ set search_path = pg_catalog, chimeway, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if coalesce(set_preference.tenant_id, '') !~ '\S' or octet_length(set_preference.tenant_id) > 255
-        or set_preference.tenant_id ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(set_preference.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
             'pass tenant_id, for example tenant_id => ''org_456''');
     end if;
-    if coalesce(set_preference.identity, '') !~ '\S' or octet_length(set_preference.identity) > 255
-        or set_preference.identity ~ '[[:cntrl:]]' then
+    if chimeway.is_unfit(set_preference.identity, 255) then
         perform chimeway.refuse('CW005', 'the recipient is blank, longer than 255 bytes or holds a control character',
             'pass identity, for example identity => ''user_123''');
     end if;
     if coalesce(set_preference.kind, '') not in ('channel', 'category')
-        or coalesce(set_preference.name, '') !~ '\S' or octet_length(set_preference.name) > 255
-        or set_preference.name ~ '[[:cntrl:]]' or set_preference.enabled is null then
+        or chimeway.is_unfit(set_preference.name, 255) or set_preference.enabled is null then
         perform chimeway.refuse('CW013',
             'a preference is about a channel or a category, names it in at most 255 bytes, and is true or false',
             'write chimeway.set_preference(''org_456'', ''user_123'', ''channel'', ''email'', false)');

@@ -95,6 +95,35 @@ async fn an_event_whose_runs_cannot_be_made_is_set_aside_alone() {
     audit(story.pool()).await;
 }
 
+/// As a row that was written by hand: `chimeway.trigger` refuses these.
+#[tokio::test]
+async fn params_that_no_worker_can_read_fail_their_own_message_alone() {
+    for params in [
+        "update chimeway.events set params = params || '{\"n\": 1e400}' where params ->> 'n' = '7'",
+        "update chimeway.events
+         set params = jsonb_build_object('n', (repeat('[', 200) || repeat(']', 200))::jsonb)
+         where params ->> 'n' = '7'",
+    ] {
+        let story = Story::begin("2026-03-02T09:00:00Z").await;
+        story.apply(&journey("PT2H")).await;
+        for n in 0..20 {
+            let (who, params) = (format!("user_{n}"), json!({ "n": n.to_string() }));
+            story.trigger_with("mention_escalation", &who, params).await;
+        }
+        execute(story.pool(), params).await;
+        story.drain().await;
+        assert_eq!(story.sent().len(), 19);
+        let bad = "select concat_ws(' ', d.status, d.status_reason, a.outcome, a.response ->> 'error')
+                   from chimeway.deliveries d join chimeway.delivery_attempts a on a.delivery_id = d.id
+                   where d.status <> 'succeeded'";
+        assert_eq!(
+            texts(story.pool(), bad).await,
+            ["cancelled permanent_failure failed the stored delivery does not decode"]
+        );
+        audit(story.pool()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_run_whose_row_does_not_decode_is_set_aside_alone() {
     let story = Story::begin("2026-03-02T09:00:00Z").await;

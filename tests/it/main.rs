@@ -31,12 +31,14 @@ mod recipients;
 mod sql_refusals;
 mod sql_security;
 mod templates;
+mod tenants;
 mod trigger_api;
 mod trigger_sql;
 mod webhook;
 mod workflow_api;
 
 // What a person sees.
+mod bad_input;
 mod cli;
 mod cli_refusals;
 mod cli_worker;
@@ -53,6 +55,7 @@ mod bad_items;
 mod crashes;
 mod cron;
 mod dispatch;
+mod fairness;
 mod hosts;
 mod late;
 mod metrics;

@@ -29,6 +29,7 @@ const HOT: [&str; 9] = [
 /// What the queues ask all day, and the index that answers.
 const BY_INDEX: &[(&str, &str)] = &[
     ("deliveries::claim", "deliveries_due"),
+    ("deliveries::claim", "deliveries_turns"),
     ("deliveries::claim", "preferences_pkey"),
     ("deliveries::plan", "preferences_pkey"),
     ("healing::walk", "workflow_runs_live"),

@@ -159,6 +159,15 @@ impl Template {
                 });
                 continue;
             }
+            if let Some(line) = text.lines().position(|line| line.contains('\0')) {
+                mistakes.push(TemplateMistake {
+                    file,
+                    line: Some(line + 1),
+                    problem: "a NUL character, which PostgreSQL cannot keep; take it out"
+                        .to_owned(),
+                });
+                continue;
+            }
             match environment.add_template_owned(file.clone(), text.to_owned()) {
                 Ok(()) => mistakes.extend(names(&environment, &file, text)),
                 Err(error) => mistakes.push(TemplateMistake {

@@ -7,7 +7,7 @@ use super::{
     document::Document,
     error::{DefinitionError, Problem},
     known::Known,
-    shape::closest,
+    shape::{closest, shown},
     step::{Outcome, Target},
     validate::{Validated, validate},
 };
@@ -88,7 +88,7 @@ impl WorkflowBuilder {
     fn notify_key(mut self, step: &str, key: &str, value: Value) -> Self {
         match self.steps.iter_mut().find(|known| known["id"] == step) {
             Some(known) => known["action"][key] = value,
-            None => self.stray.push(no_such_step(step.to_owned(), &self.steps)),
+            None => self.stray.push(no_such_step(step, &self.steps)),
         }
         self
     }
@@ -128,7 +128,7 @@ impl WorkflowBuilder {
         for (id, outcome, to) in self.on_outcome {
             match steps.iter_mut().find(|step| step["id"] == id.as_str()) {
                 Some(step) => step["on_outcome"][outcome.as_str()] = to.value(),
-                None => stray.push(no_such_step(id, &steps)),
+                None => stray.push(no_such_step(&id, &steps)),
             }
         }
         let mut value = Map::from_iter([("key".to_owned(), json!(self.key))]);
@@ -151,12 +151,12 @@ impl WorkflowBuilder {
     }
 }
 
-fn no_such_step(id: String, steps: &[Value]) -> DefinitionError {
+fn no_such_step(id: &str, steps: &[Value]) -> DefinitionError {
     let ids = steps.iter().filter_map(|step| step["id"].as_str());
-    let hint = closest(&id, ids).map(|id| format!("did you mean `{id}`?"));
+    let hint = closest(id, ids).map(|id| format!("did you mean `{}`?", shown(id)));
     DefinitionError {
         pointer: String::new(),
-        problem: Problem::UnknownStep { found: id },
+        problem: Problem::UnknownStep { found: shown(id) },
         hint,
     }
 }

@@ -76,6 +76,10 @@ pub enum Problem {
     BadPath { found: String },
     #[error("`{found}` is not a place in the trigger's params")]
     BadExpectation { found: String },
+    #[error("holds a NUL character, which PostgreSQL cannot keep")]
+    NulCharacter,
+    #[error("is a number beyond 1e308, which cannot be kept")]
+    HugeNumber,
     #[error("an in_app message cannot depend on whether it was read")]
     UnfitFallback,
     #[error("`on` and `on_outcome` mean the same and stand side by side")]
@@ -153,6 +157,8 @@ impl Problem {
             Self::TooManyMatches { .. } => "too_many_matches",
             Self::BadPath { .. } => "bad_path",
             Self::BadExpectation { .. } => "bad_expectation",
+            Self::NulCharacter => "nul_character",
+            Self::HugeNumber => "huge_number",
             Self::UnfitFallback => "unfit_fallback",
             Self::BothSpellings => "both_spellings",
             Self::UnknownOutcome { .. } => "unknown_outcome",

@@ -1,6 +1,6 @@
 //! `match` of a stop condition: which signals of its name are about this run.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::{
     error::Problem,
@@ -11,6 +11,13 @@ use super::{
 
 /// The most comparisons that a stop condition may make.
 pub(super) const MAX_MATCHES: usize = 10;
+
+/// Whether a number is too large to be stored and read again: PostgreSQL writes it out digit by digit,
+/// and what is near the end of the doubles is then read as beyond it.
+#[must_use]
+pub(crate) fn is_huge(number: &Number) -> bool {
+    number.as_f64().is_none_or(|number| number.abs() > 1e308)
+}
 
 impl<'a> Reader<'a> {
     /// `{place in the payload: what must stand there}`.
@@ -52,7 +59,7 @@ impl<'a> Reader<'a> {
     }
 
     fn expected(&mut self, node: &Node<'a>) -> Option<Expected> {
-        let value = match node.value {
+        match node.value {
             Value::String(text) => {
                 let path = text.strip_prefix("params.").and_then(JsonPath::parse);
                 if path.is_none() {
@@ -61,9 +68,9 @@ impl<'a> Reader<'a> {
                     self.mistakes
                         .add(&node.pointer, problem, Some(hint.to_owned()));
                 }
-                return path.map(Expected::Params);
+                path.map(Expected::Params)
             }
-            Value::Number(_) | Value::Bool(_) => node.value,
+            Value::Number(_) | Value::Bool(_) => self.literal(node),
             Value::Object(_) => {
                 let literal = node.object(&mut self.mistakes)?;
                 literal.only(&["value"], |_| None, &mut self.mistakes);
@@ -75,7 +82,7 @@ impl<'a> Reader<'a> {
                     value.wrong_type("a text, a number or a boolean", &mut self.mistakes);
                     return None;
                 }
-                value.value
+                self.literal(&value)
             }
             Value::Null | Value::Array(_) => {
                 let problem = Problem::BadExpectation {
@@ -83,10 +90,27 @@ impl<'a> Reader<'a> {
                 };
                 let hint = "write `params.<name>`, or a number or boolean".to_owned();
                 self.mistakes.add(&node.pointer, problem, Some(hint));
-                return None;
+                None
             }
+        }
+    }
+
+    /// A value that PostgreSQL can keep, and that can be read again.
+    fn literal(&mut self, node: &Node<'a>) -> Option<Expected> {
+        let (problem, hint) = match node.value {
+            Value::String(text) if text.contains('\0') => {
+                let hint = "take it out: no payload can hold one";
+                (Problem::NulCharacter, hint)
+            }
+            Value::Number(number) if is_huge(number) => {
+                let hint = "compare texts: no payload can hold such a number";
+                (Problem::HugeNumber, hint)
+            }
+            value => return Some(Expected::Literal(value.clone())),
         };
-        Some(Expected::Literal(value.clone()))
+        self.mistakes
+            .add(&node.pointer, problem, Some(hint.to_owned()));
+        None
     }
 }
 
@@ -161,7 +185,7 @@ mod tests {
     fn every_mistake_has_its_place() {
         let comparisons = json!({
             "": 1, "a..b": "params.a", "c": "document_id", "d": "params.", "e": null, "f": [1],
-            "g": { "value": {} }, "h": { "vale": 1 },
+            "g": { "value": {} }, "h": { "vale": 1 }, "i": { "value": "a\0b" }, "j": -1.5e308,
         });
         let mistakes = validate(&document(&comparisons), &Known::default()).unwrap_err();
         let lines = mistakes.iter().fold(String::new(), |mut all, mistake| {
@@ -178,6 +202,8 @@ mod tests {
         /match/g/value: expected a text, a number or a boolean, found an object
         /match/h: `value` is missing
         /match/h/vale: unknown key `vale`; did you mean `value`?
+        /match/i/value: holds a NUL character, which PostgreSQL cannot keep; take it out: no payload can hold one
+        /match/j: is a number beyond 1e308, which cannot be kept; compare texts: no payload can hold such a number
         ");
         let many: serde_json::Map<_, _> = (0..11).map(|n| (format!("m{n}"), json!(n))).collect();
         let mistakes = validate(&document(&many.into()), &Known::default()).unwrap_err();

@@ -45,6 +45,7 @@ pub use document::Document;
 pub use duration::{BadDuration, IsoDuration};
 pub use error::{DefinitionError, Problem};
 pub use known::Known;
+pub(crate) use matches::is_huge;
 pub use read::{MAX_STEPS, MAX_STOP_CONDITIONS};
 pub use step::{
     Expected, JsonPath, Match, Notify, Outcome, Step, StepKind, StopCondition, Target, Wait,

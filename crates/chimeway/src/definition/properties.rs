@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Document, Known, read_stored, validate};
+use super::{
+    Document, Known, read_stored,
+    rules::tests::properties::{apply, is_answered, spoil},
+    validate,
+};
 
 fn names() -> impl Strategy<Value = Value> {
     const WORDS: &[&str] = &[
@@ -57,7 +61,7 @@ fn anything() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         names(),
-        ".*".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
     ];
     leaf.prop_recursive(6, 64, 8, |inner| {
         let entries = (proptest::sample::select(KEYS), inner.clone());
@@ -150,5 +154,14 @@ proptest! {
         let again = Document::from_value(first.document.clone());
         prop_assert_eq!(read_stored(&first.document), Ok(first.plan.clone()));
         prop_assert_eq!(validate(&again, &Known::default()), Ok(first));
+    }
+
+    #[test]
+    fn a_spoiled_workflow_is_answered(value in workflow_like(), spoils in prop::collection::vec(spoil(), 1..4)) {
+        let mut value = value;
+        for (place, spoil) in spoils {
+            apply(&mut value, place, spoil);
+            is_answered(&value)?;
+        }
     }
 }

@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
             "stop" => Some(Target::Stop),
             _ => {
                 let hint = if self.ids.contains_key(name) {
-                    format!("to go to that step write `{{goto: {name}}}`")
+                    format!("to go to that step write `{{goto: {}}}`", shown(name))
                 } else {
                     match closest(name, TARGETS.into_iter()) {
                         Some(target) => format!("did you mean `{target}`?"),
@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
             return Some(key);
         }
         let hint = closest(key.as_str(), self.ids.keys().copied());
-        let hint = hint.map(|id| format!("did you mean `{id}`?"));
+        let hint = hint.map(|id| format!("did you mean `{}`?", shown(id)));
         let problem = Problem::UnknownStep {
             found: shown(key.as_str()),
         };

@@ -7,7 +7,7 @@ mod plan;
 mod rule;
 mod spelling;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{collections::HashMap, str::FromStr};
 

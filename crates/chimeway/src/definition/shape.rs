@@ -200,6 +200,7 @@ pub(super) fn closest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> 
     }
     let found = found.trim().to_lowercase();
     known
+        .filter(|name| name.len() <= 1_000)
         .filter_map(|name| {
             let likeness = strsim::jaro_winkler(&found, &name.to_lowercase());
             let distance = strsim::osa_distance(&found, &name.to_lowercase());

@@ -151,7 +151,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     core.reach(Point::AfterSend).await;
     let waited = began.saturating_duration_since(claimed.asked);
     // How late the claim was by the database's clock, and what passed since by ours.
-    let late = (row.now - row.due).to_std().unwrap_or_default();
+    let late = (row.now - row.due_at).to_std().unwrap_or_default();
     metrics::sent(core, &row.channel, late + waited, took);
     attempted(
         claimed,
@@ -186,7 +186,7 @@ fn suppressed(row: &ClaimedRow, definition: &Definition) -> Option<&'static str>
         return None;
     };
     let category = notify.category.as_ref().map(CategoryName::as_str);
-    let category = category.or_else(|| row.params.as_ref()?.get("category")?.as_str());
+    let category = category.or_else(|| row.params.as_ref()?.read()?.get("category")?.as_str());
     let unwanted = row.disabled_categories.as_deref().unwrap_or_default();
     if row.channel_disabled {
         Some(status_reason::CHANNEL_DISABLED)
@@ -223,6 +223,10 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
     let StepKind::Notify(notify) = &step.kind else {
         return None;
     };
+    let params = match &row.params {
+        None => json!({}),
+        Some(kept) => kept.read()?.clone(),
+    };
     Some(Message {
         delivery: row.id,
         attempt: row.attempt,
@@ -237,7 +241,7 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
         step: step.key.clone(),
         channel: ChannelName::new(row.channel.as_str()).ok()?,
         render_key: notify.render_key.clone(),
-        params: row.params.clone().unwrap_or_else(|| json!({})),
+        params,
         address: row.address.clone(),
         locale: row.locale.clone(),
         time_zone: row.time_zone.clone(),

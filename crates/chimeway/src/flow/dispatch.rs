@@ -101,8 +101,8 @@ async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
 }
 
 async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
-    let mut claims = claim(core, pool, CLAIM, &[], false).await?;
-    claims.extend(claim(core, pool, 1, &[], true).await?);
+    let mut claims = claim(core, pool, Which::at_most(CLAIM)).await?;
+    claims.extend(claim(core, pool, Which::at_most(1).isolated()).await?);
     let needs = deliver::needs_of(core, pool, &claims).await?;
     let (mut results, mut back) = (vec![], vec![]);
     for claimed in claims {
@@ -138,23 +138,50 @@ async fn record(core: &Core, pool: &PgPool, mut results: Vec<Attempted>) -> Stor
     Ok(())
 }
 
+/// Which deliveries are claimed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Which {
+    pub(super) limit: i64,
+    /// Channels whose slots are taken.
+    pub(super) except_channels: Vec<String>,
+    /// Only those whose workers died repeatedly.
+    pub(super) isolated: bool,
+    /// Tenants and channels take turns, after this pair.
+    pub(super) turns_after: Option<(String, String)>,
+}
+
+impl Which {
+    pub(super) fn at_most(limit: i64) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn isolated(self) -> Self {
+        Self {
+            isolated: true,
+            turns_after: None,
+            ..self
+        }
+    }
+}
+
 /// Claims due deliveries: one statement, durable when it returns and so before the first of them is
 /// sent.
-pub(super) async fn claim(
-    core: &Core,
-    pool: &PgPool,
-    limit: i64,
-    except_channels: &[String],
-    isolated: bool,
-) -> StoreResult<Vec<Claimed>> {
+pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
     let mut conn = pool.acquire().await?;
     let claim = Claim {
         owner: &core.worker,
-        limit,
+        limit: which.limit,
         lease: core.timing.lease,
-        except_channels,
-        isolated,
+        except_channels: &which.except_channels,
+        isolated: which.isolated,
+        turns_after: which
+            .turns_after
+            .as_ref()
+            .map(|(tenant, channel)| (tenant.as_str(), channel.as_str())),
     };
     let began = Instant::now();
     let rows = deliveries::claim(&mut conn, &claim).await?;

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::{Chimeway, Dispatcher, FlowError, Recipient, apply, definitions, recipients, start};
 use crate::{
-    definition::{Document, Workflow},
+    definition::{Document, Workflow, is_huge},
     ids::{ActorId, DefinitionId, EventId, TenantId, WorkflowKey},
     queue::QueueName,
     store::{self, events, settings, workflows},
@@ -283,11 +283,14 @@ pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowEr
             problem: "is not a JSON object; write {} for nothing",
         });
     }
-    if holds_nul(value) {
-        return Err(FlowError::BadJson { what, problem: NUL });
+    match unkept(value, DEEPEST) {
+        Some(problem) => Err(FlowError::BadJson { what, problem }),
+        None => Ok(()),
     }
-    Ok(())
 }
+
+/// How many levels deep a value may be nested: workers read it with a parser that has a limit.
+const DEEPEST: usize = 100;
 
 const NUL: &str = "holds a NUL character, which PostgreSQL cannot keep; take it out";
 
@@ -301,14 +304,24 @@ pub(super) fn check_text<'a>(
     Ok(())
 }
 
-fn holds_nul(value: &Value) -> bool {
+/// Why a value cannot be kept.
+fn unkept(value: &Value, levels: usize) -> Option<&'static str> {
+    let below = |value| match levels.checked_sub(1) {
+        Some(levels) => unkept(value, levels),
+        None => Some(
+            "is nested deeper than 100 levels; keep what is deeper in a table of your own, and its id here",
+        ),
+    };
     match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
+        Value::String(text) => text.contains('\0').then_some(NUL),
+        Value::Array(items) => items.iter().find_map(below),
         Value::Object(fields) => fields
             .iter()
-            .any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+            .find_map(|(name, value)| name.contains('\0').then_some(NUL).or_else(|| below(value))),
+        Value::Number(number) => {
+            is_huge(number).then_some("holds a number beyond 1e308; write it as a text")
+        }
+        Value::Null | Value::Bool(_) => None,
     }
 }
 

@@ -3,10 +3,9 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::{PgConnection, postgres::types::PgInterval};
 
-use super::StoreResult;
+use super::{StoreResult, json::Kept};
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
     ids::{
@@ -139,6 +138,9 @@ pub struct Claim<'a> {
     pub except_channels: &'a [String],
     /// Only those whose workers died repeatedly; else only the others.
     pub isolated: bool,
+    /// Where not the earliest ones are claimed but tenants and channels take turns: the pair that had
+    /// the last turn; two empty texts for the beginning.
+    pub turns_after: Option<(&'a str, &'a str)>,
 }
 
 /// A claimed delivery with what sending needs.
@@ -175,7 +177,7 @@ pub struct ClaimedRow {
     /// The trigger.
     pub event: Option<EventId>,
     /// What the host gave.
-    pub params: Option<Value>,
+    pub params: Option<Kept>,
     /// The recipient's address for this channel.
     pub address: Option<String>,
     /// The recipient's language and region.
@@ -191,13 +193,17 @@ pub struct ClaimedRow {
     /// A try whose worker seemed to have vanished had succeeded after all.
     pub delivered: bool,
     /// When it was due.
-    pub due: DateTime<Utc>,
+    pub due_at: DateTime<Utc>,
     /// The database's now, when it was claimed.
     pub now: DateTime<Utc>,
 }
 
-/// Claims due deliveries, earliest first: status dispatched, fence raised, try counted, lease begun.
-/// Rows that another session holds are passed over.
+/// Claims due deliveries: status dispatched, fence raised, try counted, lease begun. Rows that another
+/// session holds are passed over.
+///
+/// The earliest ones come first; or tenants and channels take turns (`turns_after`), each pair an equal
+/// share, found by skipping through an index, at most 1,000 pairs a claim: it costs the same however much
+/// one tenant has that is late, or a channel whose slots are taken.
 ///
 /// # Errors
 ///
@@ -206,16 +212,75 @@ pub async fn claim(conn: &mut PgConnection, claim: &Claim<'_>) -> StoreResult<Ve
     Ok(sqlx::query_as!(
         ClaimedRow,
         r#"-- deliveries::claim
-with due as materialized (
-    select id
-    from chimeway.deliveries
-    where next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
-        and status in ('pending', 'failed')
-        and (crashes >= $6) = $5
-        and channel <> all($4)
-    order by next_attempt_at
-    limit $1
-    for no key update skip locked
+with recursive pairs (tenant_id, channel, is_due, due_pairs, steps) as (
+    select first.tenant_id, first.channel, d.is_due, d.is_due::int, 1
+    from (
+        select tenant_id collate "C" as tenant_id, channel collate "C" as channel
+        from chimeway.deliveries
+        where $7 and next_attempt_at is not null
+            and (tenant_id collate "C", channel collate "C") > ($8::text collate "C", $9::text collate "C")
+        order by tenant_id collate "C", channel collate "C"
+        limit 1
+    ) first
+    cross join lateral (
+        select first.channel <> all($4) and exists (
+            select from chimeway.deliveries d
+            where d.tenant_id collate "C" = first.tenant_id and d.channel collate "C" = first.channel
+                and d.next_attempt_at is not null and d.next_attempt_at <= (select chimeway.now())
+                and d.status in ('pending', 'failed')
+        ) as is_due
+    ) d
+    union all
+    select next.tenant_id, next.channel, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1
+    from pairs p
+    cross join lateral (
+        select d.tenant_id collate "C" as tenant_id, d.channel collate "C" as channel
+        from chimeway.deliveries d
+        where d.next_attempt_at is not null
+            and (d.tenant_id collate "C", d.channel collate "C") > (p.tenant_id, p.channel)
+        order by d.tenant_id collate "C", d.channel collate "C"
+        limit 1
+    ) next
+    cross join lateral (
+        select next.channel <> all($4) and exists (
+            select from chimeway.deliveries d
+            where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
+                and d.next_attempt_at is not null and d.next_attempt_at <= (select chimeway.now())
+                and d.status in ('pending', 'failed')
+        ) as is_due
+    ) d
+    where p.due_pairs < $1::bigint and p.steps < 1000
+), due as materialized (
+    select earliest.id from (
+        select id
+        from chimeway.deliveries
+        where not $7 and next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
+            and status in ('pending', 'failed')
+            and (crashes >= $6) = $5
+            and channel <> all($4)
+        order by next_attempt_at
+        limit $1
+        for no key update skip locked
+    ) earliest
+    union all
+    select share.id from (
+        select d.id
+        from pairs p
+        cross join lateral (
+            select d.id
+            from chimeway.deliveries d
+            where d.tenant_id collate "C" = p.tenant_id and d.channel collate "C" = p.channel
+                and d.next_attempt_at is not null and d.next_attempt_at <= (select chimeway.now())
+                and d.status in ('pending', 'failed')
+                and (d.crashes >= $6) = $5
+            order by d.next_attempt_at
+            limit (select greatest(ceil($1::bigint::numeric / greatest(max(due_pairs), 1)), 1)::bigint from pairs)
+            for no key update skip locked
+        ) d
+        where p.is_due
+        order by p.steps
+        limit $1
+    ) share
 ), claimed as (
     update chimeway.deliveries d
     set status = 'dispatched', claim_no = d.claim_no + 1, attempts = d.attempts + 1,
@@ -232,7 +297,7 @@ select
     c.tenant_id as "tenant!", c.channel as "channel!",
     r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
     (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
-    e.id as "event?: EventId", e.params as "params?",
+    e.id as "event?: EventId", e.params as "params?: Kept",
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
     (n.read_at is not null) as "read!", coalesce(q.channel, false) as "channel_disabled!",
     q.categories as "disabled_categories?",
@@ -240,7 +305,7 @@ select
         select from chimeway.delivery_attempts a
         where a.delivery_id = c.id and a.outcome = 'succeeded'
     ) as "delivered!",
-    c.next_attempt_at as "due!", (select chimeway.now()) as "now!"
+    c.next_attempt_at as "due_at!", (select chimeway.now()) as "now!"
 from claimed c
 left join chimeway.workflow_runs r on r.id = c.workflow_run_id
 left join chimeway.notifications n on n.id = c.notification_id
@@ -259,6 +324,9 @@ order by c.next_attempt_at, c.id"#,
         claim.except_channels,
         claim.isolated,
         CRASHES_BEFORE_ISOLATION,
+        claim.turns_after.is_some(),
+        claim.turns_after.map_or("", |(tenant, _)| tenant),
+        claim.turns_after.map_or("", |(_, channel)| channel),
     )
     .fetch_all(conn)
     .await?)

@@ -318,13 +318,15 @@ pub struct NotificationRow {
     pub recipient: String,
 }
 
-/// Locks notifications, waiting for sessions that hold them: for a caller's own transaction.
+/// Locks one tenant's notifications, waiting for sessions that hold them: for a caller's own
+/// transaction. Another tenant's are neither locked nor waited for.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn lock_notifications(
     conn: &mut PgConnection,
+    tenant: &str,
     notifications: &[NotificationId],
 ) -> StoreResult<Vec<NotificationRow>> {
     Ok(sqlx::query_as!(
@@ -332,9 +334,28 @@ pub async fn lock_notifications(
         r#"-- events::lock_notifications
 select id as "id: NotificationId", tenant_id as tenant, recipient
 from chimeway.notifications
-where id = any($1)
+where id = any($2) and tenant_id = $1
 order by id
 for no key update"#,
+        tenant,
+        notifications as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Those of these notifications that are there, whosever they are.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn known_notifications(
+    conn: &mut PgConnection,
+    notifications: &[NotificationId],
+) -> StoreResult<Vec<NotificationId>> {
+    Ok(sqlx::query_scalar!(
+        r#"-- events::known_notifications
+select id as "id: NotificationId" from chimeway.notifications where id = any($1)"#,
         notifications as _,
     )
     .fetch_all(conn)

@@ -23,6 +23,7 @@ pub mod healing;
 pub mod health;
 pub mod inbox;
 pub mod interventions;
+pub mod json;
 pub mod owed;
 pub mod preferences;
 pub mod recipients;

@@ -175,12 +175,17 @@ for no key update skip locked"#,
 }
 
 /// Locks these runs, live or not, waiting for sessions that hold them: for a caller's own transaction,
-/// never for a worker's batch.
+/// never for a worker's batch. Where a tenant is given, only those that are its: another's are neither
+/// locked nor waited for.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn lock_waiting(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<Vec<RunRow>> {
+pub async fn lock_waiting(
+    conn: &mut PgConnection,
+    tenant: Option<&str>,
+    runs: &[RunId],
+) -> StoreResult<Vec<RunRow>> {
     if runs.is_empty() {
         return Ok(vec![]);
     }
@@ -195,10 +200,11 @@ select
     cancel_requested_at is not null as "cancel_requested!", wake_at,
     coalesce(wake_at <= chimeway.clock(), false) as "due!", chimeway.clock() as "now!"
 from chimeway.workflow_runs
-where id = any($1)
+where id = any($1) and ($2::text is null or tenant_id = $2)
 order by id
 for no key update"#,
         runs as _,
+        tenant,
     )
     .fetch_all(conn)
     .await?)

@@ -1,7 +1,7 @@
 //! What the rule dialect accepts, what it means, and what it refuses.
 
 mod mistakes;
-mod properties;
+pub(in crate::definition) mod properties;
 
 use serde_json::{Value, json};
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
@@ -16,7 +17,8 @@ use crate::{
         Core, Point,
         commit::Stage,
         deliver::{self, Claimed, Delivery},
-        dispatch, metrics, sweep,
+        dispatch::{self, Which},
+        metrics, sweep,
     },
     queue::{Fetched, QueueName, Source},
     store::{StoreResult, deliveries::ClaimRef, due},
@@ -24,6 +26,8 @@ use crate::{
 
 /// How often expired leases, and deliveries whose workers died repeatedly, are looked for.
 const CRASHES_EVERY: Duration = Duration::from_secs(1);
+/// From this lateness on tenants and channels take turns, so that one tenant's flood is its own.
+const LATE: TimeDelta = TimeDelta::seconds(1);
 /// How long after the database came back leases are left alone: those who held them record first.
 const RECORDERS_FIRST: Duration = Duration::from_secs(3);
 
@@ -36,6 +40,9 @@ pub(super) struct Deliveries {
     state: Mutex<State>,
 }
 
+/// A tenant and a channel.
+type Turn = (String, String);
+
 /// What this process holds.
 #[derive(Default)]
 struct State {
@@ -47,6 +54,10 @@ struct State {
     isolated: bool,
     crashes_at: Option<Instant>,
     away: bool,
+    /// What was claimed last had been due for long: there is more than can be sent at once.
+    late: bool,
+    /// Where tenants and channels take turns: who had the last one.
+    last_turn: Turn,
 }
 
 impl Deliveries {
@@ -107,7 +118,7 @@ impl Deliveries {
     /// Claims for up to `free` slots, over channels that have slots left.
     async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
         let cap = self.channel_cap();
-        let (full, room, isolated) = {
+        let (full, room, isolated, turns_after) = {
             let state = self.state();
             let full: Vec<String> = state
                 .in_flight
@@ -121,15 +132,54 @@ impl Deliveries {
                 .filter(|count| **count < cap && **count > 0);
             // A channel that is not full yet must not be filled beyond its half by one claim.
             let room = room.map(|count| cap - count).min().unwrap_or(cap);
-            (full, room, state.isolated)
+            // Past a channel whose slots are taken turns lead as well: its late rows cost nothing then.
+            let turns = state.late || !full.is_empty();
+            let turns_after = turns.then(|| state.last_turn.clone());
+            (full, room, state.isolated, turns_after)
         };
         let limit = i64::try_from(free.min(room.max(1))).unwrap_or(1);
-        let mut claimed = vec![];
-        let rows = dispatch::claim(&self.core, &self.pool, limit, &full, false).await?;
-        let taken = rows.len();
-        claimed.extend(self.register(rows, false));
+        let which = Which {
+            limit,
+            except_channels: full,
+            isolated: false,
+            turns_after,
+        };
+        let mut claimed = self.claim_which(which.clone()).await?;
+        // After the last turn comes the first one again.
+        let short = claimed.len() < usize::try_from(limit).unwrap_or(0);
+        if short
+            && which
+                .turns_after
+                .as_ref()
+                .is_some_and(|last| *last != Turn::default())
+        {
+            let rest = Which {
+                limit: limit - i64::try_from(claimed.len()).unwrap_or(0),
+                turns_after: Some(Turn::default()),
+                ..which.clone()
+            };
+            claimed.extend(
+                self.claim_which(rest)
+                    .await
+                    .or_else(|error| match claimed.len() {
+                        0 => Err(error),
+                        // What was claimed before is begun all the same.
+                        _ => Ok(vec![]),
+                    })?,
+            );
+        }
+        if claimed.is_empty() && which.turns_after.is_some() {
+            // Far apart are those who have something due: nobody may wait for a turn that does not come.
+            let earliest = Which {
+                turns_after: None,
+                ..which.clone()
+            };
+            claimed = self.claim_which(earliest).await?;
+        }
+        let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
-            match dispatch::claim(&self.core, &self.pool, 1, &full, true).await {
+            let alone = Which { limit: 1, ..which }.isolated();
+            match dispatch::claim(&self.core, &self.pool, alone).await {
                 Ok(rows) => claimed.extend(self.register(rows, true)),
                 // What was claimed before is begun all the same.
                 Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
@@ -137,6 +187,19 @@ impl Deliveries {
             }
         }
         Ok(claimed)
+    }
+
+    /// Claims, and remembers how late that was and who had the last turn.
+    async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
+        let rows = dispatch::claim(&self.core, &self.pool, which).await?;
+        let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
+        let pair = |one: &Claimed| (one.row.tenant.clone(), one.row.channel.clone());
+        if let (Some(lateness), Some(last)) = (lateness, rows.iter().map(pair).max()) {
+            let mut state = self.state();
+            state.late = lateness > LATE;
+            state.last_turn = last;
+        }
+        Ok(self.register(rows, false))
     }
 
     /// Whether what crashed workers left is to be looked at: once a second, and not right after the

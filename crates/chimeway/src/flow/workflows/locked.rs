@@ -123,7 +123,7 @@ impl Workflows {
         conn: &mut PgConnection,
         run: RunId,
     ) -> Result<LockedRun, FlowError> {
-        let rows = runs::lock_waiting(conn, &[run]).await?;
+        let rows = runs::lock_waiting(conn, None, &[run]).await?;
         let row = rows.into_iter().next();
         let row = row.ok_or_else(|| not_found("run", run, None))?;
         Ok(LockedRun { row })

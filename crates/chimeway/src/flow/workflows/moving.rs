@@ -95,17 +95,18 @@ impl Workflows {
         definition: DefinitionId,
         started_at: DateTime<Utc>,
     ) -> Result<WorkflowRun, FlowError> {
-        let locked = events::lock_notifications(conn, &[notification]).await?;
+        let locked = events::lock_notifications(conn, tenant.as_str(), &[notification]).await?;
         let Some(row) = locked.into_iter().next() else {
-            return Err(not_found("notification", notification, Some(tenant)));
-        };
-        if row.tenant != tenant.as_str() {
-            return Err(FlowError::TenantMismatch {
-                what: "notification",
-                id: notification.to_string(),
-                tenant: tenant.clone(),
+            let there = events::known_notifications(conn, &[notification]).await?;
+            return Err(match there.is_empty() {
+                true => not_found("notification", notification, Some(tenant)),
+                false => FlowError::TenantMismatch {
+                    what: "notification",
+                    id: notification.to_string(),
+                    tenant: tenant.clone(),
+                },
             });
-        }
+        };
         let known = run_views::of_notifications(conn, tenant.as_str(), &[notification]).await?;
         let run = match known.first() {
             Some(run) => *run,
@@ -144,8 +145,8 @@ impl Workflows {
         tenant: &TenantId,
         run: RunId,
     ) -> Result<Progressed, FlowError> {
-        let rows = runs::lock_waiting(conn, &[run]).await?;
-        let Some(row) = rows.first().filter(|row| row.tenant_id == tenant.as_str()) else {
+        let rows = runs::lock_waiting(conn, Some(tenant.as_str()), &[run]).await?;
+        let Some(row) = rows.first() else {
             return Err(not_found("run", run, Some(tenant)));
         };
         if row.ended() {

@@ -65,6 +65,8 @@ fn leaf() -> impl Strategy<Value = Value> {
         (0..4).prop_map(Value::from),
         select(WORDS).prop_map(Value::from),
         ".*".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        select(&[300_usize, 3_000, 100_000][..]).prop_map(|bytes| "x".repeat(bytes).into()),
     ]
 }
 
@@ -141,19 +143,23 @@ fn sound() -> impl Strategy<Value = Value> {
     })
 }
 
-/// How a sound document is spoiled: at the nth place, by replacing, deleting or adding.
-#[derive(Debug, Clone)]
-enum Spoil {
-    Replace(Value),
-    Delete,
-    Add(&'static str, Value),
+fn key() -> impl Strategy<Value = String> {
+    prop_oneof![select(KEYS).prop_map(ToOwned::to_owned), any::<String>()]
 }
 
-fn spoil() -> impl Strategy<Value = (prop::sample::Index, Spoil)> {
+/// How a sound document is spoiled: at the nth place, by replacing, deleting or adding.
+#[derive(Debug, Clone)]
+pub(in crate::definition) enum Spoil {
+    Replace(Value),
+    Delete,
+    Add(String, Value),
+}
+
+pub(in crate::definition) fn spoil() -> impl Strategy<Value = (prop::sample::Index, Spoil)> {
     let spoil = prop_oneof![
         leaf().prop_map(Spoil::Replace),
         Just(Spoil::Delete),
-        (select(KEYS), leaf()).prop_map(|(key, value)| Spoil::Add(key, value)),
+        (key(), leaf()).prop_map(|(key, value)| Spoil::Add(key, value)),
     ];
     (any::<prop::sample::Index>(), spoil)
 }
@@ -173,7 +179,7 @@ fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
     }
 }
 
-fn apply(document: &mut Value, place: prop::sample::Index, spoil: Spoil) {
+pub(in crate::definition) fn apply(document: &mut Value, place: prop::sample::Index, spoil: Spoil) {
     let mut all = vec![];
     pointers(document, "", &mut all);
     let pointer = place.get(&all);
@@ -191,14 +197,14 @@ fn apply(document: &mut Value, place: prop::sample::Index, spoil: Spoil) {
         }
         Spoil::Add(key, value) => match document.pointer_mut(pointer).unwrap() {
             Value::Array(items) => items.push(value),
-            Value::Object(entries) => drop(entries.insert(key.to_owned(), value)),
+            Value::Object(entries) => drop(entries.insert(key, value)),
             _ => {}
         },
     }
 }
 
 /// Either it is valid, and what is stored reads back, or every mistake has a place in it.
-fn is_answered(value: &Value) -> Result<(), TestCaseError> {
+pub(in crate::definition) fn is_answered(value: &Value) -> Result<(), TestCaseError> {
     match validate(&Document::from_value(value.clone()), &Known::default()) {
         Ok(checked) => {
             let again = validate(
@@ -213,7 +219,8 @@ fn is_answered(value: &Value) -> Result<(), TestCaseError> {
             prop_assert!(!mistakes.is_empty());
             for mistake in mistakes {
                 prop_assert!(value.pointer(&mistake.pointer).is_some(), "{mistake}");
-                prop_assert!(!mistake.to_string().contains('\n'), "{mistake}");
+                let line = mistake.to_string();
+                prop_assert!(!line.contains(char::is_control), "{line:?}");
             }
         }
     }

@@ -1,0 +1,192 @@
+//! One tenant's flood is its own, and so is one channel's trouble.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chimeway::{
+    Recipient, Trigger,
+    store::deliveries::{self, Claim},
+};
+use chimeway_testkit::{Story, TestDb};
+
+use crate::{
+    fleet::{Host, number, texts},
+    invariants::audit,
+    process::Desk,
+    support::eventually,
+    tools::{MORNING, actor},
+};
+
+/// Triggers for so many people of a tenant: their messages are due, and nothing is sent.
+async fn trigger(story: &Story, workflow: &str, tenant: &str, people: usize) {
+    let trigger = Trigger::new(workflow.parse().unwrap(), tenant.parse().unwrap());
+    let trigger = (0..people).fold(trigger, |trigger, n| {
+        trigger.recipient(Recipient::new(actor(&format!("user_{n}"))))
+    });
+    let mut tx = story.pool().begin().await.unwrap();
+    story.chimeway().trigger(&mut tx, trigger).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Of tenant a very many mails, due first; of b and c a few messages over both channels, due later.
+async fn flood() -> Story {
+    let story = Story::begin(MORNING).await;
+    for channel in ["email", "in_app"] {
+        let step = format!("{{ id: tell, action: {{ type: notify, channel: {channel} }} }}");
+        story
+            .apply(&format!("{{ key: {channel}, steps: [{step}] }}"))
+            .await;
+    }
+    trigger(&story, "email", "a", 300).await;
+    for (tenant, people) in [("b", 3), ("c", 1)] {
+        story.pass("PT1S").await;
+        trigger(&story, "email", tenant, people).await;
+        trigger(&story, "in_app", tenant, people).await;
+    }
+    story
+}
+
+/// What one claim takes: `<tenant> <channel>` and how many, and who had the last turn.
+async fn claimed(
+    story: &Story,
+    limit: i64,
+    except: &[&str],
+    turns_after: Option<(&str, &str)>,
+) -> String {
+    let mut conn = story.pool().acquire().await.unwrap();
+    let except: Vec<String> = except.iter().map(ToString::to_string).collect();
+    let claim = Claim {
+        owner: "test",
+        limit,
+        lease: Duration::from_secs(30),
+        except_channels: &except,
+        isolated: false,
+        turns_after,
+    };
+    let rows = deliveries::claim(&mut conn, &claim).await.unwrap();
+    let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows {
+        *shares
+            .entry(format!("{} {}", row.tenant, row.channel))
+            .or_default() += 1;
+    }
+    let shares: Vec<String> = shares.iter().map(|(who, n)| format!("{n} {who}")).collect();
+    shares.join(", ")
+}
+
+const BEGINNING: Option<(&str, &str)> = Some(("", ""));
+
+#[tokio::test]
+async fn the_earliest_come_first_while_nothing_is_late() {
+    let story = flood().await;
+    assert_eq!(claimed(&story, 10, &[], None).await, "10 a email");
+}
+
+#[tokio::test]
+async fn tenants_and_channels_take_turns_with_equal_shares() {
+    let story = flood().await;
+    assert_eq!(
+        claimed(&story, 10, &[], BEGINNING).await,
+        "2 a email, 2 b email, 2 b in_app, 1 c email, 1 c in_app"
+    );
+    // Who has nothing left has no share.
+    assert_eq!(
+        claimed(&story, 10, &[], BEGINNING).await,
+        "4 a email, 1 b email, 1 b in_app"
+    );
+    assert_eq!(claimed(&story, 10, &[], BEGINNING).await, "10 a email");
+    audit(story.pool()).await;
+}
+
+#[tokio::test]
+async fn turns_go_on_after_the_last_one() {
+    let story = flood().await;
+    assert_eq!(
+        claimed(&story, 2, &[], BEGINNING).await,
+        "1 a email, 1 b email"
+    );
+    assert_eq!(
+        claimed(&story, 2, &[], Some(("b", "email"))).await,
+        "1 b in_app, 1 c email"
+    );
+    assert_eq!(
+        claimed(&story, 2, &[], Some(("c", "email"))).await,
+        "1 c in_app"
+    );
+    assert_eq!(claimed(&story, 2, &[], Some(("c", "in_app"))).await, "");
+}
+
+#[tokio::test]
+async fn a_channel_whose_slots_are_taken_has_no_turn() {
+    let story = flood().await;
+    assert_eq!(
+        claimed(&story, 10, &["email"], BEGINNING).await,
+        "3 b in_app, 1 c in_app"
+    );
+    assert_eq!(claimed(&story, 10, &["email"], BEGINNING).await, "");
+}
+
+/// Who only has something to do later has no share, and is passed over.
+#[tokio::test]
+async fn what_is_not_due_yet_takes_no_turn() {
+    let story = flood().await;
+    sqlx::query(
+        "update chimeway.deliveries set next_attempt_at = next_attempt_at + interval '1 hour'
+         where tenant_id in ('a', 'b')",
+    )
+    .execute(story.pool())
+    .await
+    .unwrap();
+    assert_eq!(
+        claimed(&story, 10, &[], BEGINNING).await,
+        "1 c email, 1 c in_app"
+    );
+}
+
+/// A tenant with 20,000 messages that are due, more than the workers can send in half a minute; another
+/// one's messages reach their channel within a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_a_flood_of_one_tenant_holds_up_no_other() {
+    const FLOOD: usize = 20_000;
+    const OTHERS: usize = 20;
+    let db = TestDb::create().await;
+    let (pool, desk) = (db.pool(), Desk::new());
+    let host = Host::with_journey(pool, "P1D").await;
+    for part in 0..FLOOD / 1000 {
+        host.trigger_range(part * 1000..(part + 1) * 1000).await;
+    }
+    let worker = desk.worker(&db.url()).with("--send-delay-ms", "20");
+    let worker = worker.start().await;
+    let sent = "select count(*) from chimeway.delivery_attempts";
+    eventually("the flood is being sent", async || {
+        (number(pool, sent).await > 200).then_some(())
+    })
+    .await;
+    for n in 0..OTHERS {
+        let trigger = "select chimeway.trigger('mention_escalation', jsonb_build_object('actor_id', $1), 'small')";
+        sqlx::query(trigger)
+            .bind(format!("user_{n}"))
+            .execute(pool)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let small = "select count(*) from chimeway.delivery_attempts a
+                 join chimeway.deliveries d on d.id = a.delivery_id where d.tenant_id = 'small'";
+    eventually("the others' messages are sent", async || {
+        (number(pool, small).await == i64::try_from(OTHERS).unwrap()).then_some(())
+    })
+    .await;
+    let left = "select count(*) from chimeway.deliveries where status = 'pending'";
+    assert!(
+        number(pool, left).await > 1_000,
+        "the flood is over, and shows nothing"
+    );
+    let slow = "select round(extract(epoch from a.started_at - e.occurred_at) * 1000) || ' ms'
+                from chimeway.delivery_attempts a
+                join chimeway.deliveries d on d.id = a.delivery_id and d.tenant_id = 'small'
+                join chimeway.notifications n on n.id = d.notification_id
+                join chimeway.events e on e.id = n.event_id
+                where a.started_at - e.occurred_at > interval '1 second'";
+    assert_eq!(texts(pool, slow).await, Vec::<String>::new());
+    worker.stop().await;
+}
