@@ -146,7 +146,7 @@ fn a_mistake_in_the_environment_names_its_variable() {
         (
             "CHIMEWAY_HTTP",
             "localhost",
-            "CHIMEWAY_HTTP is not usable: `localhost` is not an address with a port",
+            "CHIMEWAY_HTTP is not usable: `localhost` is not an address with a port, such as 127.0.0.1:9464",
         ),
         (
             "CHIMEWAY_POOL_SIZE",

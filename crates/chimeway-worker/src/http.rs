@@ -111,7 +111,7 @@ impl Server {
             .with_state(told);
         tokio::spawn(async move {
             let served = axum::serve(self.listener, routes)
-                .with_graceful_shutdown(ended.clone().cancelled_owned())
+                .with_graceful_shutdown(ended.cancelled_owned())
                 .into_future();
             tokio::select! {
                 served = served => {

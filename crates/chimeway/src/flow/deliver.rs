@@ -151,7 +151,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     core.reach(Point::AfterSend).await;
     let waited = began.saturating_duration_since(claimed.asked);
     // How late the claim was by the database's clock, and what passed since by ours.
-    let late = (row.now - row.due).to_std().unwrap_or_default();
+    let late = (row.now - row.due_at).to_std().unwrap_or_default();
     metrics::sent(core, &row.channel, late + waited, took);
     attempted(
         claimed,

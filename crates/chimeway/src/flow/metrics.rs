@@ -113,7 +113,7 @@ metrics! {
 }
 
 /// How a claim may end, as [`ATTEMPTS`] has it.
-pub(super) const OUTCOMES: [&str; 8] = [
+const OUTCOMES: [&str; 8] = [
     "succeeded",
     "temporary",
     "permanent",

@@ -193,7 +193,7 @@ pub struct ClaimedRow {
     /// A try whose worker seemed to have vanished had succeeded after all.
     pub delivered: bool,
     /// When it was due.
-    pub due: DateTime<Utc>,
+    pub due_at: DateTime<Utc>,
     /// The database's now, when it was claimed.
     pub now: DateTime<Utc>,
 }
@@ -305,7 +305,7 @@ select
         select from chimeway.delivery_attempts a
         where a.delivery_id = c.id and a.outcome = 'succeeded'
     ) as "delivered!",
-    c.next_attempt_at as "due!", (select chimeway.now()) as "now!"
+    c.next_attempt_at as "due_at!", (select chimeway.now()) as "now!"
 from claimed c
 left join chimeway.workflow_runs r on r.id = c.workflow_run_id
 left join chimeway.notifications n on n.id = c.notification_id

@@ -192,7 +192,7 @@ impl Deliveries {
     /// Claims, and remembers how late that was and who had the last turn.
     async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
         let rows = dispatch::claim(&self.core, &self.pool, which).await?;
-        let lateness = rows.iter().map(|one| one.row.now - one.row.due).max();
+        let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
         let pair = |one: &Claimed| (one.row.tenant.clone(), one.row.channel.clone());
         if let (Some(lateness), Some(last)) = (lateness, rows.iter().map(pair).max()) {
             let mut state = self.state();
