@@ -70,6 +70,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
             "info,apalis=warn,apalis_core=warn",
         ),
         Command::Dev(args) => (args.layer(global.layer()), "warn"),
+        // Filling tables takes its time, and that is nothing to warn of.
+        Command::Bench(_) => (global.layer(), "warn,sqlx=error"),
         _ => (global.layer(), "warn"),
     };
     let context = Context {
