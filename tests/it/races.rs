@@ -186,7 +186,7 @@ async fn heavy_of_signal_and_deadline_exactly_one_ends_a_wait() {
         .iter()
         .map(|(actor, at)| {
             (
-                *at + TimeDelta::microseconds(rng.random_range(-40_000..40_000)),
+                *at + TimeDelta::microseconds(rng.random_range(-120_000..40_000)),
                 actor,
             )
         })

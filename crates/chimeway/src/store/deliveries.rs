@@ -478,25 +478,28 @@ pub async fn record(conn: &mut PgConnection, recordings: &[Recording]) -> StoreR
     let rows = sqlx::query!(
         r#"-- deliveries::record
 with locked as materialized (
-    select id from chimeway.deliveries where id = any($1) order by id for no key update skip locked
+    select u.*
+    from unnest(
+            $1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[], $8::text[]
+        ) as u (id, claim_no, status, status_reason, retry_in, closing, uncounted, checkpoint)
+        join chimeway.deliveries d on d.id = u.id
+    order by d.id
+    for no key update of d skip locked
 ), written as (
-update chimeway.deliveries d
-set status = u.status, status_reason = u.status_reason, checkpoint = u.checkpoint,
-    next_attempt_at = chimeway.now() + u.retry_in,
-    crashes = d.crashes + u.closing::int,
-    -- A try whose lease was closed meanwhile has its row, and stays counted.
-    attempts = d.attempts - (u.uncounted and d.status = 'dispatched')::int,
-    lease_owner = null, lease_until = null, updated_at = chimeway.now()
-from unnest(
-        $1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[], $8::text[]
-    ) as u (id, claim_no, status, status_reason, retry_in, closing, uncounted, checkpoint)
-    join locked on locked.id = u.id
-where d.id = u.id and d.claim_no = u.claim_no
-    and (d.status = 'dispatched' or (d.status = 'failed' and not u.closing))
-returning d.id, d.claim_no
+    update chimeway.deliveries d
+    set status = l.status, status_reason = l.status_reason, checkpoint = l.checkpoint,
+        next_attempt_at = (select chimeway.now()) + l.retry_in, crashes = d.crashes + l.closing::int,
+        -- A try whose lease was closed meanwhile has its row, and stays counted.
+        attempts = d.attempts - (l.uncounted and d.status = 'dispatched')::int,
+        lease_owner = null, lease_until = null, updated_at = (select chimeway.now())
+    from locked l
+    where d.id = l.id and d.claim_no = l.claim_no
+        and (d.status = 'dispatched' or (d.status = 'failed' and not l.closing))
+    returning d.id, d.claim_no
 )
-select l.id as "id: DeliveryId", w.claim_no as "claim_no?: ClaimNo"
-from locked l left join written w on w.id = l.id"#,
+select id as "id!: DeliveryId", claim_no as "claim_no?: ClaimNo" from written
+union all
+select id, null::int from locked"#,
         &recordings
             .iter()
             .map(|one| one.claim.id.0)
@@ -583,7 +586,8 @@ with free as materialized (
     for no key update of d skip locked
 )
 update chimeway.deliveries d
-set status = 'cancelled', status_reason = free.reason, next_attempt_at = null, updated_at = chimeway.now()
+set status = 'cancelled', status_reason = free.reason, next_attempt_at = null,
+    updated_at = (select chimeway.now())
 from free
 where d.id = free.id"#,
         &runs.iter().map(|(run, _)| run.0).collect::<Vec<_>>(),

@@ -147,6 +147,9 @@ impl RunRow {
 /// Locks those of the runs that are live and that no other session holds, and nothing else: what a
 /// decision needs beside them is read by later statements, which see what committed meanwhile.
 ///
+/// That they are live is said so that no index is looked for by it: the one over all live runs would be
+/// read whole, to find the few that are asked for.
+///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
@@ -165,7 +168,7 @@ select
     cancel_requested_at is not null as "cancel_requested!", wake_at,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
-where id = any($1) and ended_at is null
+where id = any($1) and case when ended_at is null then true else false end
 order by id
 for no key update skip locked"#,
         runs as _,
