@@ -38,9 +38,39 @@ async fn broken(conn: &mut PgConnection, rules: &[Rule]) -> String {
     broken
 }
 
+/// That nothing which the wait of this step wants of signal `s` is missing in it, for run `r`.
+macro_rules! wanted {
+    ($step:literal) => {
+        concat!(
+            r" not exists (
+        select from chimeway.workflow_steps st
+        cross join lateral jsonb_array_elements(st.config #> '{action,stop_conditions}') c
+        cross join lateral jsonb_each(coalesce(c -> 'match', '{}')) m
+        cross join lateral (
+            select s.payload #> string_to_array(m.key, '.') as found,
+                case jsonb_typeof(m.value)
+                    when 'string' then (
+                        select e.params #> string_to_array(substr(m.value #>> '{}', 8), '.')
+                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
+                        where n.id = r.notification_id
+                    )
+                    when 'object' then m.value -> 'value'
+                    else m.value
+                end as expected
+        ) compared
+        where st.id = ",
+            $step,
+            r" and c ->> 'signal_type' = s.event_name
+            and (found is null or found is distinct from expected)
+    )"
+        )
+    };
+}
+
 const SIGNAL_IN_TIME: Rule = (
     "1: a signal made in time did not end its wait",
-    r"
+    concat!(
+        r"
 select w.workflow_run_id || ' visit ' || w.visit || ', signal ' || s.id
 from chimeway.workflow_transitions w
 join chimeway.workflow_runs r on r.id = w.workflow_run_id
@@ -53,25 +83,9 @@ join chimeway.signals s on s.tenant_id = r.tenant_id and s.actor_id = r.actor_id
     and s.occurred_at < (w.context ->> 'suspended_until')::timestamptz
     and (s.notification_id is null or s.notification_id = r.notification_id)
 where w.reason = 'waiting_for_step_progression'
-    and not exists (
-        select from chimeway.workflow_steps st
-        cross join lateral jsonb_array_elements(st.config #> '{action,stop_conditions}') c
-        cross join lateral jsonb_each(coalesce(c -> 'match', '{}')) m
-        cross join lateral (
-            select s.payload #> string_to_array(m.key, '.') as found,
-                case jsonb_typeof(m.value)
-                    when 'string' then (
-                        select e.params #> string_to_array(substr(m.value #>> '{}', 8), '.')
-                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
-                        where n.id = r.notification_id
-                    )
-                    when 'object' then m.value -> 'value'
-                    else m.value
-                end as expected
-        ) compared
-        where st.id = w.workflow_step_id and c ->> 'signal_type' = s.event_name
-            and (found is null or found is distinct from expected)
-    )
+    and",
+        wanted!("w.workflow_step_id"),
+        r"
     and s.occurred_at >= coalesce((
         select max(t.inserted_at) from chimeway.workflow_transitions t
         where t.workflow_run_id = w.workflow_run_id and t.workflow_step_id = w.workflow_step_id
@@ -81,13 +95,15 @@ where w.reason = 'waiting_for_step_progression'
         select from chimeway.workflow_transitions t
         where t.workflow_run_id = w.workflow_run_id and t.signal_id = s.id
             and t.sequence < elapsed.sequence
-    )",
+    )"
+    ),
 );
 
 const RULES: &[Rule] = &[
     (
         "2: a run still waits for a signal that was routed",
-        r"
+        concat!(
+            r"
 select r.id || ', signal ' || s.id
 from chimeway.workflow_runs r
 join chimeway.signals s on s.tenant_id = r.tenant_id and s.actor_id = r.actor_id
@@ -95,25 +111,9 @@ join chimeway.signals s on s.tenant_id = r.tenant_id and s.actor_id = r.actor_id
     and s.occurred_at >= r.started_at
     and (s.notification_id is null or s.notification_id = r.notification_id)
 where r.state = 'waiting' and r.quarantine_reason is null and r.cancel_requested_at is null
-    and not exists (
-        select from chimeway.workflow_steps st
-        cross join lateral jsonb_array_elements(st.config #> '{action,stop_conditions}') c
-        cross join lateral jsonb_each(coalesce(c -> 'match', '{}')) m
-        cross join lateral (
-            select s.payload #> string_to_array(m.key, '.') as found,
-                case jsonb_typeof(m.value)
-                    when 'string' then (
-                        select e.params #> string_to_array(substr(m.value #>> '{}', 8), '.')
-                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
-                        where n.id = r.notification_id
-                    )
-                    when 'object' then m.value -> 'value'
-                    else m.value
-                end as expected
-        ) compared
-        where st.id = r.current_step_id and c ->> 'signal_type' = s.event_name
-            and (found is null or found is distinct from expected)
-    )
+    and",
+            wanted!("r.current_step_id"),
+            r"
     and s.occurred_at >= coalesce((
         select max(t.inserted_at) from chimeway.workflow_transitions t
         where t.workflow_run_id = r.id and t.workflow_step_id = r.current_step_id
@@ -122,7 +122,8 @@ where r.state = 'waiting' and r.quarantine_reason is null and r.cancel_requested
     and not exists (
         select from chimeway.workflow_transitions t
         where t.workflow_run_id = r.id and t.signal_id = s.id
-    )",
+    )"
+        ),
     ),
     (
         "3: a signal acted twice, on a run that began later, or on another actor's",

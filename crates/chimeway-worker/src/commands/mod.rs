@@ -5,6 +5,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cancel;
+mod child;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod dev;

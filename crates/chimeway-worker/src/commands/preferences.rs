@@ -2,12 +2,12 @@
 
 use chimeway::{
     flow::{Preference, StoredPreference},
-    ids::{ActorId, BadName, CategoryName, ChannelName, TenantId},
+    ids::{BadName, CategoryName, ChannelName},
 };
 use clap::Subcommand;
 use sqlx::Connection as _;
 
-use super::Context;
+use super::{Context, recipients::Who};
 use crate::{
     error::CliError,
     output::{self, Table},
@@ -40,16 +40,6 @@ enum Action {
         after_help = "Example:\n  chimeway preferences show user_123 --tenant org_456 --json"
     )]
     Show(Who),
-}
-
-#[derive(clap::Args)]
-struct Who {
-    /// Who, in your own words
-    #[arg(value_name = "IDENTITY")]
-    identity: ActorId,
-    /// Whose data this is
-    #[arg(long)]
-    tenant: TenantId,
 }
 
 #[derive(clap::Args)]

@@ -39,14 +39,15 @@ Examples:
     Show(Who),
 }
 
+/// Whom a command is about.
 #[derive(clap::Args)]
-struct Who {
+pub(super) struct Who {
     /// Who, in your own words
     #[arg(value_name = "IDENTITY")]
-    identity: ActorId,
+    pub(super) identity: ActorId,
     /// Whose data this is
     #[arg(long)]
-    tenant: TenantId,
+    pub(super) tenant: TenantId,
 }
 
 #[derive(clap::Args)]

@@ -1,28 +1,17 @@
 //! The worker processes that are measured: this program again, each a process of its own.
 
-use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _, Write as _},
-    process::Stdio,
-    time::Duration,
-};
+use std::process::Stdio;
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdin, Command},
     time::timeout,
 };
 
 use super::{ground::Ground, system, worker};
-use crate::{config, error::CliError};
-
-/// How long a worker may take to start, and to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOG_LINES: usize = 20;
+use crate::{
+    commands::child::{PATIENCE, WorkerChild},
+    error::CliError,
+};
 
 /// How many workers, and of what kind.
 #[derive(clap::Args, Debug, Clone, Copy)]
@@ -40,16 +29,8 @@ pub(super) struct Fleet {
 
 /// Running workers.
 pub(super) struct Workers {
-    list: Vec<One>,
+    list: Vec<WorkerChild>,
     cpu_before: f64,
-}
-
-struct One {
-    child: Child,
-    id: u32,
-    log: File,
-    /// While this is open the worker runs: it drains when the benchmark is gone, however it went.
-    _alive: Option<ChildStdin>,
 }
 
 impl Workers {
@@ -57,7 +38,7 @@ impl Workers {
     pub(super) async fn start(ground: &Ground, fleet: Fleet) -> Result<Self, CliError> {
         let mut list = vec![];
         for _ in 0..fleet.workers {
-            list.push(One::start(ground, fleet).await?);
+            list.push(start(ground, fleet).await?);
         }
         let cpu_before = cpu(&list);
         Ok(Self { list, cpu_before })
@@ -70,120 +51,60 @@ impl Workers {
 
     /// The most memory that one of them has had, in MiB.
     pub(super) fn peak_mib(&self) -> Option<f64> {
-        let peaks = self.list.iter().filter_map(|one| system::peak_mib(one.id));
+        let peaks = self
+            .list
+            .iter()
+            .filter_map(|one| system::peak_mib(one.id()));
         peaks.reduce(f64::max)
     }
 
     /// Refuses where one has ended by itself.
     pub(super) fn check(&mut self) -> Result<(), CliError> {
         for one in &mut self.list {
-            let ended = one.child.try_wait();
-            if let Some(status) = ended.map_err(CliError::io("look at a worker"))? {
-                one.show_log();
-                return Err(CliError::Refused(format!(
-                    "a worker ended by itself ({status}); its log above says why"
-                )));
-            }
+            one.check().inspect_err(|_| one.show_log())?;
         }
         Ok(())
     }
 
-    /// Lets them drain.
+    /// Lets them drain, all at once.
     pub(super) async fn stop(mut self) -> Result<(), CliError> {
         self.check()?;
-        for one in &self.list {
-            // Not waited for yet, so the id is still this process.
-            kill(Pid::from_raw(one.id.cast_signed()), Signal::SIGTERM)
-                .map_err(|error| CliError::io("stop a worker")(error.into()))?;
+        for one in &mut self.list {
+            one.drain()?;
         }
         for one in &mut self.list {
-            match timeout(PATIENCE, one.child.wait()).await {
-                Ok(Ok(status)) if status.success() => {}
-                Ok(Ok(status)) => {
-                    one.show_log();
-                    return Err(CliError::Refused(format!(
-                        "a worker ended with {status}; its log above says why"
-                    )));
-                }
-                Ok(Err(error)) => return Err(CliError::io("wait for a worker")(error)),
-                Err(_) => {
-                    one.show_log();
-                    return Err(CliError::Refused(
-                        "a worker did not drain in time; its log above says why".into(),
-                    ));
-                }
-            }
+            let drained = one.drained().await;
+            drained.inspect_err(|_| one.show_log())?;
         }
         Ok(())
     }
 }
 
-fn cpu(list: &[One]) -> f64 {
+fn cpu(list: &[WorkerChild]) -> f64 {
     list.iter()
-        .filter_map(|one| system::cpu_seconds(one.id))
+        .filter_map(|one| system::cpu_seconds(one.id()))
         .sum()
 }
 
-impl One {
-    async fn start(ground: &Ground, fleet: Fleet) -> Result<Self, CliError> {
-        let doing = || CliError::io("start a worker");
-        let log = tempfile::tempfile().map_err(doing())?;
-        let program = std::env::current_exe().map_err(doing())?;
-        let mut command = Command::new(program);
-        command.args(["bench", "worker", "--limit", &fleet.limit.to_string()]);
-        if fleet.no_listen {
-            command.arg("--no-listen");
-        }
-        // What is measured is the same everywhere. The URL may hold a password: not on the command line.
-        for name in config::variables_set() {
-            command.env_remove(name);
-        }
-        command
-            .env("DATABASE_URL", &ground.url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log.try_clone().map_err(doing())?)
-            // A Ctrl-C is for us alone: we stop the workers.
-            .process_group(0)
-            .kill_on_drop(true);
-        let mut child = command.spawn().map_err(doing())?;
-        let id = child.id().unwrap_or_default();
-        let alive = child.stdin.take();
-        let printed = child.stdout.take();
-        let mut one = Self {
-            child,
-            id,
-            log,
-            _alive: alive,
-        };
-        let said = async {
-            let mut lines = BufReader::new(printed?).lines();
-            lines.next_line().await.ok().flatten()
-        };
-        match timeout(PATIENCE, said).await {
-            Ok(Some(line)) if line == worker::READY => Ok(one),
-            _ => {
-                one.show_log();
-                Err(CliError::Refused(
-                    "a worker did not start; its log above says why".into(),
-                ))
-            }
-        }
+async fn start(ground: &Ground, fleet: Fleet) -> Result<WorkerChild, CliError> {
+    let limit = fleet.limit.to_string();
+    let mut args = vec!["bench", "worker", "--limit", &limit];
+    if fleet.no_listen {
+        args.push("--no-listen");
     }
-
-    /// Prints the end of its log, on standard error.
-    fn show_log(&mut self) {
-        let mut text = String::new();
-        let read = self
-            .log
-            .rewind()
-            .and_then(|()| self.log.read_to_string(&mut text));
-        if let Err(error) = read {
-            text = format!("(it cannot be read: {error})");
+    let mut one = WorkerChild::start(&ground.url, args, Stdio::piped())?;
+    let printed = one.take_stdout();
+    let said = async {
+        let mut lines = BufReader::new(printed?).lines();
+        lines.next_line().await.ok().flatten()
+    };
+    match timeout(PATIENCE, said).await {
+        Ok(Some(line)) if line == worker::READY => Ok(one),
+        _ => {
+            one.show_log();
+            Err(CliError::Refused(
+                "a worker did not start; its log above says why".into(),
+            ))
         }
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n  ");
-        // Nobody is left to tell when standard error is closed.
-        let _ = writeln!(io::stderr(), "\nthe end of the worker's log:\n  {tail}\n");
     }
 }

@@ -1,10 +1,12 @@
 //! `chimeway demo`: one journey from trigger to end, with a real worker process and a real PostgreSQL.
 
 mod host;
-mod process;
 mod screen;
+mod settings;
 mod story;
 mod timeline;
+
+use std::{ffi::OsStr, process::Stdio};
 
 use chimeway::{
     definition::Document,
@@ -14,8 +16,8 @@ use chimeway_cluster::{Cluster, Durability, Mode};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use self::{process::WorkerProcess, screen::Screen, story::Story};
-use super::{Context, blocking, migrate};
+use self::{screen::Screen, story::Story};
+use super::{Context, blocking, child::WorkerChild, migrate};
 use crate::{database::Database, error::CliError, shutdown, sink::Sink};
 
 /// Watch a journey from trigger to end, in about ten seconds
@@ -129,7 +131,12 @@ impl Playground {
             "started a mail server on 127.0.0.1:{}, which shows what it gets",
             sink.port()
         ))?;
-        let mut worker = WorkerProcess::start(&self.url, sink.port())?;
+        // The worker reads it as it starts.
+        let settings =
+            settings::write(sink.port()).map_err(CliError::io("write the worker's settings"))?;
+        let args = ["worker", "--until-stdin-ends", "--config"].map(OsStr::new);
+        let args = args.into_iter().chain([settings.path().as_os_str()]);
+        let mut worker = WorkerChild::start(&self.url, args, Stdio::null())?;
         screen.done(&format!("started a worker, process {}", worker.id()))?;
         let mut story = Story::new(chimeway, conn, sink, self.names.workflow);
         let told = tokio::select! {
@@ -139,7 +146,10 @@ impl Playground {
                 "the demo was interrupted; run it again to see it whole".into(),
             )),
         };
-        let stopped = worker.stop().await;
+        let stopped = match worker.drain() {
+            Ok(()) => worker.drained().await,
+            Err(error) => Err(error),
+        };
         let result = match told {
             Ok(()) => stopped,
             Err(error) => Err(error),
