@@ -76,3 +76,20 @@ pub(super) const ABOUT_ADA: &[&str] = &[
     "recipients show ada --tenant @tenant",
     "preferences show ada --tenant @tenant",
 ];
+
+/// The commands below this one that have `--tenant`, as the program's own help says.
+pub(super) fn taking_a_tenant(command: &str) -> Vec<String> {
+    let asked: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+    let help = chimeway("", &asked).expect(0).out;
+    let Some((_, listed)) = help.split_once("\nCommands:\n") else {
+        let takes = help.contains("--tenant <");
+        return takes.then(|| command.to_owned()).into_iter().collect();
+    };
+    // A name is set in by two blanks, and the rest of what is said of it by more.
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let below = names.filter(|name| !["", "help"].contains(name));
+    below
+        .flat_map(|name| taking_a_tenant(format!("{command} {name}").trim_start()))
+        .collect()
+}
