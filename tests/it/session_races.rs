@@ -1,5 +1,6 @@
 //! Sessions and processes against each other, each on a connection of its own: one key, one run, one
-//! message, one recipient. Nobody sleeps; who goes first is shuffled by a seed.
+//! message, one recipient. Who goes first is shuffled by a seed; where one side would always win, what it
+//! won before decides how much later it begins.
 
 mod cancelling;
 mod keys;
@@ -8,12 +9,12 @@ mod runs;
 mod upserts;
 mod writes;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use chimeway::{Chimeway, Dispatcher, ids::RunId};
 use chimeway_testkit::Story;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
-use tokio::{sync::Barrier, task::yield_now};
+use tokio::{sync::Barrier, task::yield_now, time::sleep};
 
 use crate::{audit::assert_no_deadlocks, fleet::recording, tools::lines};
 
@@ -36,6 +37,38 @@ async fn at_once(random: &mut StdRng, mut acts: Vec<Act>) {
     });
     for done in futures::future::join_all(acting).await {
         done.unwrap();
+    }
+}
+
+/// How much later one side begins than the others, so that it neither always wins nor never does, however
+/// fast the machine is: each win puts its next beginning off, each loss draws it nearer, in steps that
+/// double until the other side wins.
+#[derive(Default)]
+struct Handicap {
+    lag: Duration,
+    step: Duration,
+    won: bool,
+}
+
+impl Handicap {
+    fn on(&self, act: Act) -> Act {
+        let lag = self.lag;
+        Box::pin(async move {
+            sleep(lag).await;
+            act.await;
+        })
+    }
+
+    fn take(&mut self, won: bool) {
+        self.step = match won == self.won {
+            true => self.step * 2,
+            false => Duration::from_millis(1),
+        };
+        self.won = won;
+        self.lag = match won {
+            true => self.lag + self.step,
+            false => self.lag.saturating_sub(self.step),
+        };
     }
 }
 

@@ -252,9 +252,6 @@ fn the_table_has_every_command_that_takes_a_tenant() {
     assert!(taking.contains(&"inbox list".to_owned()), "{taking:?}");
     for command in taking {
         let named = |line: &&str| line.starts_with(&format!("{command} "));
-        assert!(
-            command_line::COMMANDS.iter().any(|line| named(line)),
-            "{command}"
-        );
+        assert!(command_line::COMMANDS.iter().any(named), "{command}");
     }
 }
