@@ -389,6 +389,30 @@ $$;
 comment on function chimeway.set_preference(text, text, text, text, boolean) is
     'Says whether a recipient wants messages over a channel, or of a category, in the caller''s transaction; the last word counts, for messages that are claimed from then on';
 
+-- Waits until whoever is claiming unsent messages of these runs lets go, a tenth of a second at most, and says
+-- whether it did. The locks come from waiting and are given back at once, by an error that is caught: were they
+-- kept, the result of what has just been claimed could not be recorded until the caller commits.
+create function chimeway.await_claims(runs uuid[]) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, chimeway, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+    perform from chimeway.deliveries d
+    where d.workflow_run_id = any(await_claims.runs) and d.status in ('pending', 'failed')
+    order by d.id
+    for no key update;
+    raise exception using errcode = 'raise_exception';
+exception
+    when lock_not_available then
+        return false;
+    when raise_exception then
+        return true;
+end
+$$;
+comment on function chimeway.await_claims(uuid[]) is
+    'Waits up to 100 ms for claims in progress of what runs still had to send; keeps no lock';
+
 -- The compare-and-set of a cancellation: of these runs, the live ones that nobody has cancelled yet. What
 -- they still had to send is cancelled at once: a claim that began before this commits has looked at the
 -- run as it was, but it takes no message that is not pending any more.
@@ -404,7 +428,6 @@ as $$
 #variable_conflict use_column
 declare
     asked uuid[];
-    waited integer := 0;
 begin
     with locked as materialized (
         select r.id
@@ -429,7 +452,7 @@ begin
     if asked is null then
         return;
     end if;
-    loop
+    for round in 1..3 loop
         -- A later statement: it sees what was planned while this one waited for a run.
         with unsent as materialized (
             select d.id
@@ -442,14 +465,12 @@ begin
         set status = 'cancelled', status_reason = 'cancelled', next_attempt_at = null, updated_at = chimeway.now()
         from unsent
         where d.id = unsent.id;
-        -- One that a worker claims at this moment is being sent in a millisecond: the caller is told so. Its
-        -- lock is not waited for, as it would then be held here, and its result could not be recorded.
-        exit when waited = 50 or not exists (
+        -- One that a worker claims at this moment is on its way in a millisecond, and the caller is told so; or
+        -- its claim fails, and the next round has it.
+        exit when not exists (
             select from chimeway.deliveries d
             where d.workflow_run_id = any(asked) and d.status in ('pending', 'failed')
-        );
-        perform pg_sleep(0.002);
-        waited := waited + 1;
+        ) or not chimeway.await_claims(asked);
     end loop;
     return query select * from unnest(asked);
 end
@@ -480,7 +501,7 @@ begin
 end
 $$;
 comment on function chimeway.cancel(text, uuid, text) is
-    'Asks for the end of a run, in the caller''s transaction: once that has committed nothing more is sent for it, and a worker ends it. False where that tenant has no such live run, or it was cancelled before';
+    'Asks for the end of a run, in the caller''s transaction: once that has committed nothing more is sent for it, but what a worker was sending already, and a worker ends it. False where that tenant has no such live run, or it was cancelled before';
 
 create function chimeway.explain(tenant_id text, run_id uuid) returns jsonb
 language sql stable security definer

@@ -1,5 +1,7 @@
 //! Ending runs by hand.
 
+use std::time::Duration;
+
 use chimeway::{
     FlowError,
     flow::{
@@ -7,13 +9,14 @@ use chimeway::{
         workflows::{Cancellation, Stamp},
     },
     ids::{RunId, TenantId},
+    store::deliveries::{self, Claim},
 };
 use chimeway_testkit::{Answer, Story};
 
 use crate::{
     invariants::audit,
     outcomes::Stopping,
-    tools::{MENTION, MORNING, deliveries, lines, place, reasons, tenant, until_somebody_waits},
+    tools::{self, MENTION, MORNING, lines, place, reasons, tenant, until_somebody_waits},
 };
 
 async fn mention() -> Story {
@@ -97,7 +100,7 @@ async fn what_a_cancelled_run_had_to_send_is_not_sent() {
         "stopped in step_in_app: cancelled"
     );
     assert_eq!(
-        deliveries(story.pool()).await,
+        tools::deliveries(story.pool()).await,
         "in_app cancelled cancelled attempts=0"
     );
     assert!(story.sent().is_empty());
@@ -139,7 +142,7 @@ async fn a_message_that_is_being_sent_is_named_and_its_result_is_kept() {
     );
     slow.finish(working).await;
     assert_eq!(
-        deliveries(story.pool()).await,
+        tools::deliveries(story.pool()).await,
         "in_app succeeded attempts=1"
     );
     assert_eq!(
@@ -165,7 +168,7 @@ async fn nothing_is_sent_once_the_cancellation_has_committed() {
     story.drain().await;
     assert!(story.sent().is_empty());
     assert_eq!(
-        deliveries(story.pool()).await,
+        tools::deliveries(story.pool()).await,
         "in_app cancelled cancelled attempts=0"
     );
     claimed.finish(working).await;
@@ -232,6 +235,81 @@ async fn a_rolled_back_cancellation_was_never_asked_for() {
     audit(story.pool()).await;
 }
 
+/// A worker has begun a claim and not committed it: the cancellation waits for it, says what comes of it, and
+/// keeps no lock on what was claimed.
+#[tokio::test]
+async fn a_claim_in_progress_is_waited_for_and_named() {
+    for commits in [true, false] {
+        let story = mention().await;
+        // The test decides how long the claim takes, not the machine.
+        sqlx::query("alter function chimeway.await_claims(uuid[]) set lock_timeout = '60s'")
+            .execute(story.pool())
+            .await
+            .unwrap();
+        let run = story.trigger("mention_escalation", "ada").await;
+        let mut claiming = story.pool().begin().await.unwrap();
+        let claim = Claim {
+            owner: "test",
+            limit: 10,
+            lease: Duration::from_secs(30),
+            except_channels: &[],
+            isolated: false,
+            turns_after: None,
+        };
+        let claimed = deliveries::claim(&mut claiming, &claim).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+        let mut host = story.pool().begin().await.unwrap();
+        let cancelling = async {
+            let workflows = story.chimeway().workflows();
+            let stamp = Stamp::default();
+            workflows.cancel(&mut host, &tenant(), run, &stamp).await
+        };
+        let deciding = async {
+            until_somebody_waits(story.pool()).await;
+            match commits {
+                true => claiming.commit().await.unwrap(),
+                false => claiming.rollback().await.unwrap(),
+            }
+        };
+        let (done, ()) = futures::join!(cancelling, deciding);
+        assert_eq!(done.unwrap().in_flight.len(), usize::from(commits));
+        let unlocked: Vec<bool> =
+            sqlx::query_scalar("select true from chimeway.deliveries for update skip locked")
+                .fetch_all(story.pool())
+                .await
+                .unwrap();
+        assert_eq!(unlocked.len(), usize::from(commits));
+        host.commit().await.unwrap();
+        assert_eq!(
+            lines(story.pool(), "select status from chimeway.deliveries").await,
+            if commits { "dispatched" } else { "cancelled" }
+        );
+    }
+}
+
+/// Somebody who is not claiming holds the message: it is not waited for longer than a moment, and whoever
+/// claims it later finds that it is not wanted.
+#[tokio::test]
+async fn a_cancellation_does_not_wait_for_a_host_that_holds_the_message() {
+    let story = mention().await;
+    let run = story.trigger("mention_escalation", "ada").await;
+    let mut host = story.pool().begin().await.unwrap();
+    sqlx::query("select from chimeway.deliveries for update")
+        .execute(&mut *host)
+        .await
+        .unwrap();
+    let done = cancel(&story, run).await;
+    assert!(done.requested && done.in_flight.is_empty());
+    host.rollback().await.unwrap();
+    story.drain().await;
+    assert!(story.sent().is_empty());
+    assert_eq!(
+        place(&story, run).await,
+        "stopped in step_in_app: cancelled"
+    );
+    audit(story.pool()).await;
+}
+
 /// A host's transaction that has cancelled and stays open holds the run, and nobody waits for it.
 #[tokio::test]
 async fn an_open_cancellation_holds_its_run_and_no_other() {
@@ -292,7 +370,7 @@ steps:
     cancel(&story, run).await;
     story.drain().await;
     assert_eq!(place(&story, run).await, "stopped in pause: cancelled");
-    assert_eq!(deliveries(story.pool()).await, "");
+    assert_eq!(tools::deliveries(story.pool()).await, "");
     audit(story.pool()).await;
 }
 

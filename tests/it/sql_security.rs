@@ -247,7 +247,7 @@ async fn every_function_has_a_pinned_search_path() {
     let loose: Vec<String> = sqlx::query_scalar(
         "select p.oid::regprocedure::text from pg_proc p
         where p.pronamespace = 'chimeway'::regnamespace
-            and p.proconfig is distinct from array['search_path=pg_catalog, chimeway, pg_temp']",
+            and 'search_path=pg_catalog, chimeway, pg_temp' <> all(coalesce(p.proconfig, '{}'))",
     )
     .fetch_all(host.pool())
     .await
