@@ -33,6 +33,7 @@ mod sql_security;
 mod templates;
 mod tenants;
 mod trigger_api;
+mod trigger_many;
 mod trigger_sql;
 mod webhook;
 mod workflow_api;

@@ -10,6 +10,7 @@
 mod address_book;
 pub mod apply;
 mod batch;
+mod check;
 mod commit;
 mod definitions;
 mod deliver;

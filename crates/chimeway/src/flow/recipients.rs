@@ -1,13 +1,13 @@
 //! Recipients: who is notified, and how they are reached.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Chimeway, FlowError, trigger::check_text};
+use super::{Chimeway, FlowError, check::check_text};
 use crate::{
     ids::{ActorId, ChannelName, TenantId},
     store::recipients,
@@ -134,10 +134,10 @@ impl Recipients {
         tenant: &TenantId,
         recipients: &[Recipient],
     ) -> Result<(), FlowError> {
-        if let Some(rows) = check(conn, tenant, recipients).await? {
-            recipients::upsert(conn, tenant.as_str(), &rows).await?;
-        }
-        Ok(())
+        check(recipients)?;
+        let named = || iter::once((tenant.as_str(), recipients));
+        refuse_unknown_zones(conn, named()).await?;
+        store(conn, named()).await
     }
 
     /// Forgets addresses of a recipient; of those that are not stored nothing is said.
@@ -160,7 +160,7 @@ impl Recipients {
             .map(|channel| (channel.as_str(), Value::Null))
             .collect();
         let rows = json!([{ "identity": identity, "addresses": none }]);
-        Ok(recipients::upsert(conn, tenant.as_str(), &rows).await?)
+        Ok(recipients::upsert(conn, &[tenant.as_str()], &[rows]).await?)
     }
 
     /// How a recipient is reached; `None` where nothing is stored of them in that tenant.
@@ -186,31 +186,49 @@ impl Recipients {
     }
 }
 
-/// Refuses before a statement is sent what would abort the caller's transaction; the rows to store,
-/// if there are any.
-pub(super) async fn check(
+/// Refuses what would abort the caller's transaction, as far as that can be seen without the database.
+pub(super) fn check(recipients: &[Recipient]) -> Result<(), FlowError> {
+    recipients.iter().try_for_each(Recipient::check)
+}
+
+/// What is to be stored of recipients, by tenant.
+fn rows<'a>(
+    named: impl Iterator<Item = (&'a str, &'a [Recipient])>,
+    wanted: fn(&Recipient) -> bool,
+) -> (Vec<&'a str>, Vec<Value>) {
+    let mut rows: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for (tenant, recipients) in named {
+        for recipient in recipients.iter().filter(|one| wanted(one)) {
+            rows.entry(tenant).or_default().push(recipient.row());
+        }
+    }
+    let rows = rows.into_iter();
+    rows.map(|(tenant, rows)| (tenant, Value::from(rows)))
+        .unzip()
+}
+
+/// Refuses time zones that the server does not know; it is asked only where one is named.
+pub(super) async fn refuse_unknown_zones<'a>(
     conn: &mut PgConnection,
-    tenant: &TenantId,
-    recipients: &[Recipient],
-) -> Result<Option<Value>, FlowError> {
-    for recipient in recipients {
-        recipient.check()?;
-    }
-    let reached = recipients.iter().filter(|one| one.is_reached());
-    let rows: Vec<Value> = reached.map(Recipient::row).collect();
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let rows = Value::from(rows);
-    if recipients.iter().any(|one| one.time_zone.is_some())
-        && recipients::has_unknown_zone(conn, tenant.as_str(), &rows).await?
-    {
+    named: impl Iterator<Item = (&'a str, &'a [Recipient])>,
+) -> Result<(), FlowError> {
+    let (tenants, rows) = rows(named, |one| one.time_zone.is_some());
+    if recipients::has_unknown_zone(conn, &tenants, &rows).await? {
         return Err(FlowError::BadJson {
             what: "the time zone of a recipient",
             problem: "is not known; write an IANA name such as Europe/London",
         });
     }
-    Ok(Some(rows))
+    Ok(())
+}
+
+/// Stores how recipients are reached, where that is given.
+pub(super) async fn store<'a>(
+    conn: &mut PgConnection,
+    named: impl Iterator<Item = (&'a str, &'a [Recipient])>,
+) -> Result<(), FlowError> {
+    let (tenants, rows) = rows(named, Recipient::is_reached);
+    Ok(recipients::upsert(conn, &tenants, &rows).await?)
 }
 
 /// Why nothing may be sent to this address. A line break in one would become a header of a mail.

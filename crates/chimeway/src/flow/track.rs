@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Chimeway, Dispatcher, FlowError, trigger::check_json};
+use super::{Chimeway, Dispatcher, FlowError, check::check_json};
 use crate::{
     ids::{ActorId, SignalId, SignalName, TenantId},
     queue::QueueName,
@@ -57,20 +57,27 @@ impl Chimeway {
         conn: &mut PgConnection,
         signal: Signal,
     ) -> Result<SignalId, FlowError> {
-        check_json("payload", &signal.payload)?;
-        let id = SignalId::fresh();
-        self.record_signals(
-            conn,
-            &[signals::NewSignal {
-                id,
-                tenant: signal.tenant.into(),
-                actor: signal.actor.into(),
-                name: signal.name.into(),
-                payload: signal.payload,
-            }],
-        )
-        .await?;
+        let new = new_signal(signal)?;
+        let id = new.id;
+        self.record_signals(conn, &[new]).await?;
         Ok(id)
+    }
+
+    /// Records many signals at once, of whichever tenants, by one statement; the ids are in their order.
+    /// All of them or none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Chimeway::track`].
+    pub async fn track_many(
+        &self,
+        conn: &mut PgConnection,
+        signals: impl IntoIterator<Item = Signal>,
+    ) -> Result<Vec<SignalId>, FlowError> {
+        let new: Result<Vec<_>, FlowError> = signals.into_iter().map(new_signal).collect();
+        let new = new?;
+        self.record_signals(conn, &new).await?;
+        Ok(new.into_iter().map(|signal| signal.id).collect())
     }
 
     pub(super) async fn record_signals(
@@ -84,4 +91,15 @@ impl Chimeway {
         }
         Ok(())
     }
+}
+
+fn new_signal(signal: Signal) -> Result<signals::NewSignal, FlowError> {
+    check_json("payload", &signal.payload)?;
+    Ok(signals::NewSignal {
+        id: SignalId::fresh(),
+        tenant: signal.tenant.into(),
+        actor: signal.actor.into(),
+        name: signal.name.into(),
+        payload: signal.payload,
+    })
 }

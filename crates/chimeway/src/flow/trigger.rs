@@ -1,19 +1,16 @@
 //! Starting runs inside the caller's transaction.
 
+mod begin;
+
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{Chimeway, Dispatcher, FlowError, Recipient, apply, definitions, recipients, start};
+use super::{Chimeway, FlowError, Recipient};
 use crate::{
-    definition::{Document, Workflow, is_huge},
-    ids::{ActorId, DefinitionId, EventId, TenantId, WorkflowKey},
-    queue::QueueName,
-    store::{self, events, settings, workflows},
+    definition::{Document, Workflow},
+    ids::{ActorId, EventId, TenantId, WorkflowKey},
 };
-
-/// Above this many recipients a worker makes the runs, in chunks, so that the caller's transaction
-/// stays short.
-const RECIPIENTS_IN_LINE: usize = 1_000;
+use begin::{Asked, begin};
 
 /// What starts a workflow.
 #[derive(Debug, Clone)]
@@ -141,187 +138,33 @@ impl Chimeway {
         conn: &mut PgConnection,
         trigger: Trigger,
     ) -> Result<Triggered, FlowError> {
-        check_json("params", &trigger.params)?;
-        let recipients = trigger.resolved()?;
-        if let Some(key) = trigger.idempotency_key.as_deref() {
-            check_key(key)?;
-        }
-        check_text("the correlation id", trigger.correlation_id.iter())?;
-        let reached = recipients::check(conn, &trigger.tenant, &recipients).await?;
-        let later = recipients.len() > RECIPIENTS_IN_LINE;
-        let listed = later.then(|| identities(&recipients));
-        let (event, definition, started_at) = loop {
-            if let Some(already) = self.already(conn, &trigger).await? {
-                return Ok(already);
-            }
-            let definition = self.definition_of(conn, &trigger).await?;
-            let new = new_event(&trigger, definition, listed.clone());
-            let inserted = events::insert(conn, &[new]).await?;
-            if let Some((event, started_at)) = inserted.into_iter().next() {
-                break (event, definition, started_at);
-            }
-            // Another session committed the same key while this one waited for it: a new statement
-            // sees its event.
-        };
-        if let Some(reached) = reached {
-            store::recipients::upsert(conn, trigger.tenant.as_str(), &reached).await?;
-        }
-        let mut queues = vec![QueueName::Workflows.as_str()];
-        if !later {
-            let loaded = self.core.definitions.get(conn, [definition]).await?;
-            if !loaded.contains_key(&definition) {
-                return Err(definitions::undecodable(definition).into());
-            }
-            let starts: Vec<start::Start> = recipients
-                .into_iter()
-                .map(|recipient| start::Start {
-                    event,
-                    tenant: trigger.tenant.as_str().to_owned(),
-                    definition,
-                    started_at,
-                    recipient: recipient.identity.into(),
-                    kind: recipient.kind,
-                })
-                .collect();
-            let made = start::start(conn, &loaded, &starts).await?;
-            queues.clear();
-            if made.planned > 0 {
-                queues.push(QueueName::Delivery.as_str());
-            }
-            if made.next_wake.is_some() {
-                queues.push(QueueName::Workflows.as_str());
-            }
-        }
-        if self.core.dispatcher == Dispatcher::Queued {
-            settings::wake(conn, &queues).await?;
-        }
-        Ok(Triggered::New(event))
+        let mut asked = [Asked::new(trigger)?];
+        begin(self.core(), conn, &mut asked).await?;
+        let [asked] = asked;
+        Ok(asked.done())
     }
 
-    async fn already(
+    /// Does many triggers at once, of whichever tenants and workflows, with as many statements as one
+    /// takes; the answers are in their order. All of them or none: a refusal is that of the first that is
+    /// refused, and nothing was written, save where another session used one of the idempotency keys
+    /// for another workflow at the same time ([`FlowError::KeyReused`]; roll back then).
+    ///
+    /// Of two with the same key the second is [`Triggered::Already`]. Beyond 1,000 recipients in all a
+    /// worker makes the runs, so that the caller's transaction stays short. A trigger by name takes the
+    /// version that was the latest before the call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Chimeway::trigger`].
+    pub async fn trigger_many(
         &self,
         conn: &mut PgConnection,
-        trigger: &Trigger,
-    ) -> Result<Option<Triggered>, FlowError> {
-        let Some(key) = trigger.idempotency_key.as_deref() else {
-            return Ok(None);
-        };
-        match events::find_by_key(conn, trigger.tenant.as_str(), key).await? {
-            None => Ok(None),
-            Some((event, first)) if first == trigger.workflow.as_str() => {
-                Ok(Some(Triggered::Already(event)))
-            }
-            Some((_, first)) => Err(FlowError::KeyReused { first }),
-        }
-    }
-
-    async fn definition_of(
-        &self,
-        conn: &mut PgConnection,
-        trigger: &Trigger,
-    ) -> Result<DefinitionId, FlowError> {
-        let key = &trigger.workflow;
-        let latest = workflows::latest(conn, &[key.as_str()])
-            .await?
-            .into_iter()
-            .next();
-        if latest.as_ref().is_some_and(|latest| !latest.active) {
-            return Err(FlowError::WorkflowPaused(key.clone()));
-        }
-        match (&trigger.document, latest) {
-            (Some(document), latest) => {
-                apply::ensure_document(&self.core, conn, document, latest).await
-            }
-            (None, Some(latest)) => Ok(latest.definition),
-            (None, None) => Err(FlowError::UnknownWorkflow(key.clone())),
-        }
-    }
-}
-
-fn new_event(
-    trigger: &Trigger,
-    definition: DefinitionId,
-    recipients: Option<Value>,
-) -> events::NewEvent {
-    events::NewEvent {
-        id: EventId::fresh(),
-        tenant: trigger.tenant.as_str().to_owned(),
-        workflow: trigger.workflow.as_str().to_owned(),
-        definition,
-        params: trigger.params.clone(),
-        expand_later: recipients.is_some(),
-        recipients,
-        correlation_id: trigger.correlation_id.clone(),
-        idempotency_key: trigger.idempotency_key.clone(),
-    }
-}
-
-fn identities(recipients: &[Recipient]) -> Value {
-    recipients
-        .iter()
-        .map(|recipient| json!({ "identity": recipient.identity, "type": recipient.kind }))
-        .collect()
-}
-
-fn check_key(key: &str) -> Result<(), FlowError> {
-    if key.trim().is_empty() || key.len() > crate::ids::MAX_NAME || key.contains('\0') {
-        return Err(FlowError::BadJson {
-            what: "the idempotency key",
-            problem: "is blank or longer than 255 bytes; leave it out, or give what makes this \
-                      trigger unique",
-        });
-    }
-    Ok(())
-}
-
-/// Refuses before a statement is sent what PostgreSQL would refuse, for that would abort the caller's
-/// transaction.
-pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowError> {
-    if !value.is_object() {
-        return Err(FlowError::BadJson {
-            what,
-            problem: "is not a JSON object; write {} for nothing",
-        });
-    }
-    match unkept(value, DEEPEST) {
-        Some(problem) => Err(FlowError::BadJson { what, problem }),
-        None => Ok(()),
-    }
-}
-
-/// How many levels deep a value may be nested: workers read it with a parser that has a limit.
-const DEEPEST: usize = 100;
-
-const NUL: &str = "holds a NUL character, which PostgreSQL cannot keep; take it out";
-
-pub(super) fn check_text<'a>(
-    what: &'static str,
-    mut texts: impl Iterator<Item = &'a String>,
-) -> Result<(), FlowError> {
-    if texts.any(|text| text.contains('\0')) {
-        return Err(FlowError::BadJson { what, problem: NUL });
-    }
-    Ok(())
-}
-
-/// Why a value cannot be kept.
-fn unkept(value: &Value, levels: usize) -> Option<&'static str> {
-    let below = |value| match levels.checked_sub(1) {
-        Some(levels) => unkept(value, levels),
-        None => Some(
-            "is nested deeper than 100 levels; keep what is deeper in a table of your own, and its id here",
-        ),
-    };
-    match value {
-        Value::String(text) => text.contains('\0').then_some(NUL),
-        Value::Array(items) => items.iter().find_map(below),
-        Value::Object(fields) => fields
-            .iter()
-            .find_map(|(name, value)| name.contains('\0').then_some(NUL).or_else(|| below(value))),
-        Value::Number(number) => {
-            is_huge(number).then_some("holds a number beyond 1e308; write it as a text")
-        }
-        Value::Null | Value::Bool(_) => None,
+        triggers: impl IntoIterator<Item = Trigger>,
+    ) -> Result<Vec<Triggered>, FlowError> {
+        let asked: Result<Vec<Asked>, FlowError> = triggers.into_iter().map(Asked::new).collect();
+        let mut asked = asked?;
+        begin(self.core(), conn, &mut asked).await?;
+        Ok(asked.iter().map(Asked::done).collect())
     }
 }
 

@@ -40,6 +40,9 @@ pub async fn insert(
     conn: &mut PgConnection,
     events: &[NewEvent],
 ) -> StoreResult<Vec<(EventId, DateTime<Utc>)>> {
+    if events.is_empty() {
+        return Ok(vec![]);
+    }
     let rows = sqlx::query!(
         r#"-- events::insert
 insert into chimeway.events (
@@ -76,27 +79,44 @@ returning id as "id: EventId", occurred_at"#,
         .collect())
 }
 
-/// The event of an idempotency key, with its workflow. A statement of its own: it sees what another
-/// session committed while this one waited.
+/// An event that has an idempotency key.
+#[derive(Debug, Clone)]
+pub struct KnownEvent {
+    /// Which event.
+    pub id: EventId,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its key.
+    pub key: String,
+    /// Which workflow it started.
+    pub workflow: String,
+}
+
+/// The events of these idempotency keys, each with its tenant; unknown ones are left out. A statement of
+/// its own: it sees what another session committed while this one waited.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn find_by_key(
+pub async fn find_by_keys(
     conn: &mut PgConnection,
-    tenant: &str,
-    key: &str,
-) -> StoreResult<Option<(EventId, String)>> {
-    Ok(sqlx::query!(
-        r#"-- events::find_by_key
-select id as "id: EventId", workflow_key from chimeway.events
-where tenant_id = $1 and idempotency_key = $2"#,
-        tenant,
-        key,
+    keys: &[(&str, &str)],
+) -> StoreResult<Vec<KnownEvent>> {
+    if keys.is_empty() {
+        return Ok(vec![]);
+    }
+    let (tenants, keys): (Vec<&str>, Vec<&str>) = keys.iter().copied().unzip();
+    Ok(sqlx::query_as!(
+        KnownEvent,
+        r#"-- events::find_by_keys
+select e.id as "id: EventId", e.tenant_id as tenant, e.idempotency_key as "key!", e.workflow_key as workflow
+from (select distinct * from unnest($1::text[], $2::text[])) as u (tenant_id, idempotency_key)
+join chimeway.events e on e.tenant_id = u.tenant_id and e.idempotency_key = u.idempotency_key"#,
+        &tenants as _,
+        &keys as _,
     )
-    .fetch_optional(conn)
-    .await?
-    .map(|row| (row.id, row.workflow_key)))
+    .fetch_all(conn)
+    .await?)
 }
 
 /// An event whose runs are to be made.

@@ -6,19 +6,27 @@ use sqlx::PgConnection;
 
 use super::StoreResult;
 
-/// Stores how these recipients are reached, where that is given: `[{identity, type?, addresses?,
-/// locale?, time_zone?}]`. What is not given keeps what is stored; an address that is null is
+/// Stores how these recipients of these tenants are reached, where that is given: for each tenant
+/// `[{identity, type?, addresses?, locale?, time_zone?}]`; tenants come in order, each once. What is not given keeps what is stored; an address that is null is
 /// forgotten. Only a host's own transaction does this; a worker would have to wait for a row that a
 /// host holds.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn upsert(conn: &mut PgConnection, tenant: &str, recipients: &Value) -> StoreResult<()> {
+pub async fn upsert(
+    conn: &mut PgConnection,
+    tenants: &[&str],
+    recipients: &[Value],
+) -> StoreResult<()> {
+    if tenants.is_empty() {
+        return Ok(());
+    }
     sqlx::query!(
         r#"-- recipients::upsert
-select chimeway.upsert_recipients($1, $2)"#,
-        tenant,
+select chimeway.upsert_recipients(u.tenant_id, u.recipients)
+from unnest($1::text[], $2::jsonb[]) as u (tenant_id, recipients)"#,
+        tenants as _,
         recipients,
     )
     .execute(conn)
@@ -26,7 +34,7 @@ select chimeway.upsert_recipients($1, $2)"#,
     Ok(())
 }
 
-/// Whether one of these recipients has a time zone that the server does not know. Zones that are
+/// Whether one of these recipients of these tenants has a time zone that the server does not know. Zones that are
 /// stored with their recipient are not looked at again: the list of all of them is slow to read.
 ///
 /// # Errors
@@ -34,13 +42,17 @@ select chimeway.upsert_recipients($1, $2)"#,
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn has_unknown_zone(
     conn: &mut PgConnection,
-    tenant: &str,
-    recipients: &Value,
+    tenants: &[&str],
+    recipients: &[Value],
 ) -> StoreResult<bool> {
+    if tenants.is_empty() {
+        return Ok(false);
+    }
     Ok(sqlx::query_scalar!(
         r#"-- recipients::has_unknown_zone
-select chimeway.has_unknown_zone($1, $2) as "unknown!""#,
-        tenant,
+select bool_or(chimeway.has_unknown_zone(u.tenant_id, u.recipients)) as "unknown!"
+from unnest($1::text[], $2::jsonb[]) as u (tenant_id, recipients)"#,
+        tenants as _,
         recipients,
     )
     .fetch_one(conn)

@@ -29,7 +29,7 @@ pub(super) const MAIL_KEY: &str = "mention_email";
 const SIGNAL: &str = "notification_read";
 /// The wait of a journey that elapses, and how long after its trigger a signal ends the other one's.
 pub(super) const WAIT: Duration = Duration::from_secs(1);
-/// How many transactions are open at a time, and how many triggers each has.
+/// How many transactions are open at a time, and how many journeys each starts.
 const CONNECTIONS: usize = 4;
 const BATCH: usize = 250;
 
@@ -197,14 +197,12 @@ impl Host {
                 break;
             }
             let mut tx = conn.begin().await?;
-            for from in batch.clone().step_by(self.load.recipients) {
-                let places = from..batch.end.min(from + self.load.recipients);
-                let trigger = self
-                    .load
-                    .trigger(places)
-                    .map_err(chimeway::FlowError::from)?;
-                self.chimeway.trigger(&mut tx, trigger).await?;
-            }
+            let firsts = batch.clone().step_by(self.load.recipients);
+            let places = firsts.map(|from| from..batch.end.min(from + self.load.recipients));
+            let triggers: Result<Vec<Trigger>, BadName> =
+                places.map(|places| self.load.trigger(places)).collect();
+            let triggers = triggers.map_err(chimeway::FlowError::from)?;
+            self.chimeway.trigger_many(&mut tx, triggers).await?;
             tx.commit().await?;
             // Nobody waits for them where no signals are told.
             let _ = begun.send((Instant::now() + WAIT, batch));
@@ -217,10 +215,10 @@ impl Host {
         while let Some((at, batch)) = begun.recv().await {
             sleep_until(at).await;
             let mut tx = conn.begin().await?;
-            for place in batch {
-                let signal = self.load.signal(place).map_err(chimeway::FlowError::from)?;
-                self.chimeway.track(&mut tx, signal).await?;
-            }
+            let signals: Result<Vec<Signal>, BadName> =
+                batch.map(|place| self.load.signal(place)).collect();
+            let signals = signals.map_err(chimeway::FlowError::from)?;
+            self.chimeway.track_many(&mut tx, signals).await?;
             tx.commit().await?;
         }
         Ok(conn.close().await?)

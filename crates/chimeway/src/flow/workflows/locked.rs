@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::{Workflows, not_found};
 use crate::{
     engine::Input,
-    flow::{FlowError, progress, trigger::check_json},
+    flow::{FlowError, check::check_json, progress},
     ids::{DeliveryId, MAX_NAME, RunId, Sequence, StepId, StepKey, Visit},
     store::{
         runs::{self, Note, RunRow},
