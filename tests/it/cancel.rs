@@ -9,7 +9,7 @@ use chimeway::{
         workflows::{Cancellation, Stamp},
     },
     ids::{RunId, TenantId},
-    store::deliveries::{self, Claim},
+    store::claims::{self, Claim},
 };
 use chimeway_testkit::{Answer, Story};
 
@@ -256,7 +256,7 @@ async fn a_claim_in_progress_is_waited_for_and_named() {
             isolated: false,
             turns_after: None,
         };
-        let claimed = deliveries::claim(&mut claiming, &claim).await.unwrap();
+        let claimed = claims::claim(&mut claiming, &claim).await.unwrap();
         assert_eq!(claimed.len(), 1);
         let mut host = story.pool().begin().await.unwrap();
         let cancelling = async {

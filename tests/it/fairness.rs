@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chimeway::{
     Recipient, Trigger,
-    store::deliveries::{self, Claim},
+    store::claims::{self, Claim},
 };
 use chimeway_testkit::{Story, TestDb};
 
@@ -62,7 +62,7 @@ async fn claimed(
         isolated: false,
         turns_after,
     };
-    let rows = deliveries::claim(&mut conn, &claim).await.unwrap();
+    let rows = claims::claim(&mut conn, &claim).await.unwrap();
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows {
         *shares

@@ -153,7 +153,7 @@ async fn a_journey_leaves_nothing_in_histories_attempts_and_logs() {
     for known in [
         "message sent to the log",
         "this worker has no channel `sms`",
-        "deliveries::claim",
+        "claims::claim",
     ] {
         assert!(logs.contains(known), "`{known}` was not logged");
     }

@@ -7,16 +7,21 @@
 use std::{future::Future, time::Duration};
 
 use rand::RngExt;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use super::{
     Core,
     made::{Made, SetAside},
 };
-use crate::store::{StoreError, StoreResult, error::Fault};
+use crate::store::{StoreError, StoreResult, error::Fault, settings};
 
 /// How often a batch is repeated after a conflict.
 const CONFLICTS: u32 = 10;
+
+/// Begins a transaction of a worker's.
+pub(super) async fn begin(pool: &PgPool) -> StoreResult<Transaction<'static, Postgres>> {
+    Ok(pool.begin_with(settings::BEGIN).await?)
+}
 
 /// Work over items that can be given whole, in part, or one by one.
 pub(super) trait Work: Sync {
@@ -88,7 +93,7 @@ async fn transact<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreR
 }
 
 async fn once<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let output = work.run(&mut tx, items).await?;
     tx.commit().await?;
     Ok(output)
@@ -100,7 +105,7 @@ async fn aside<W: Work>(
     item: &W::Item,
     error: &StoreError,
 ) -> StoreResult<Option<W::Output>> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let output = work.set_aside(&mut tx, item, error).await?;
     tx.commit().await?;
     Ok(output)
@@ -195,7 +200,7 @@ pub(super) async fn take<W: DueWork>(
     pool: &PgPool,
     work: &W,
 ) -> StoreResult<(Took, Made)> {
-    let mut tx = pool.begin().await?;
+    let mut tx = begin(pool).await?;
     let rows = work.lock(&mut tx, None, W::LIMIT).await?;
     let took = Took { rows: rows.len() };
     if rows.is_empty() {

@@ -15,7 +15,7 @@ use super::{
     Core, Point, batch, metrics,
     record::{Attempted, Record, Recorded},
 };
-use crate::store::deliveries::ClaimRef;
+use crate::store::claims::ClaimRef;
 
 /// How many results one transaction records.
 const BATCH: usize = 500;

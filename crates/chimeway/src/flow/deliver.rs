@@ -23,7 +23,7 @@ use crate::{
     ids::{ActorId, CategoryName, ChannelName, TenantId},
     store::{
         StoreResult,
-        deliveries::{ClaimRef, ClaimedRow},
+        claims::{ClaimRef, ClaimedRow},
     },
 };
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::store::{
     StoreResult,
-    deliveries::{self, Claim},
+    claims::{self, Claim},
 };
 
 /// How many deliveries one round claims.
@@ -167,11 +167,10 @@ impl Which {
     }
 }
 
-/// Claims due deliveries: one statement, durable when it returns and so before the first of them is
-/// sent.
+/// Claims due deliveries: durable when it returns, and so before the first of them is sent.
 pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
-    let mut conn = pool.acquire().await?;
+    let mut tx = batch::begin(pool).await?;
     let claim = Claim {
         owner: &core.worker,
         limit: which.limit,
@@ -184,7 +183,8 @@ pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResu
             .map(|(tenant, channel)| (tenant.as_str(), channel.as_str())),
     };
     let began = Instant::now();
-    let rows = deliveries::claim(&mut conn, &claim).await?;
+    let rows = claims::claim(&mut tx, &claim).await?;
+    tx.commit().await?;
     metrics::claimed(began.elapsed());
     let claimed = |row| Claimed {
         row,
@@ -197,12 +197,12 @@ pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResu
 }
 
 /// Gives claims back: due again, nothing counted.
-pub(super) async fn hand_back(pool: &PgPool, claims: &[deliveries::ClaimRef]) -> StoreResult<u64> {
+pub(super) async fn hand_back(pool: &PgPool, claims: &[claims::ClaimRef]) -> StoreResult<u64> {
     if claims.is_empty() {
         return Ok(0);
     }
     let mut conn = pool.acquire().await?;
-    deliveries::hand_back(&mut conn, claims).await
+    claims::hand_back(&mut conn, claims).await
 }
 
 /// How long a look at a queue of batches pauses after one that brought nothing although rows were due.

@@ -21,7 +21,8 @@ use crate::{
     store::{
         StoreError, StoreResult,
         attempts::{self, NewAttempt},
-        deliveries::{self, ClaimRef, Recording},
+        claims::ClaimRef,
+        deliveries::{self, Recording},
         owed, runs,
     },
 };

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     engine::AttemptResult,
     queue::QueueName,
-    store::{StoreResult, cron, deliveries, healing},
+    store::{StoreResult, claims, cron, healing},
 };
 
 /// How many leases one transaction closes.
@@ -28,7 +28,7 @@ const STRETCH: i64 = 10_000;
 pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> StoreResult<usize> {
     let expired = {
         let mut conn = pool.acquire().await?;
-        deliveries::expired(&mut conn, LEASES, core.timing.grace, among).await?
+        claims::expired(&mut conn, LEASES, core.timing.grace, among).await?
     };
     if expired.is_empty() {
         return Ok(0);
@@ -40,7 +40,7 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
             let lease = chrono::TimeDelta::from_std(core.timing.lease).unwrap_or_default();
             let started_at = row.lease_until - lease;
             Attempted {
-                claim: deliveries::ClaimRef {
+                claim: claims::ClaimRef {
                     id: row.id,
                     claim_no: row.claim_no,
                 },
@@ -85,7 +85,7 @@ pub(super) async fn sweep(
     tick: chrono::DateTime<chrono::Utc>,
 ) -> StoreResult<bool> {
     core.wakes.all();
-    let mut tx = pool.begin().await?;
+    let mut tx = batch::begin(pool).await?;
     let taken = cron::take_tick(&mut tx, name, tick).await?;
     if taken {
         cron::forget_old_ticks(&mut tx).await?;
@@ -104,7 +104,7 @@ pub(super) async fn sweep(
 pub(super) async fn heal(core: &Core, pool: &PgPool) -> StoreResult<usize> {
     let walked = || core.walked.lock().unwrap_or_else(PoisonError::into_inner);
     let from = walked().clone();
-    let mut tx = pool.begin().await?;
+    let mut tx = batch::begin(pool).await?;
     let stretch = healing::walk(&mut tx, &from, STRETCH).await?;
     healing::make_due(&mut tx, &stretch.stuck).await?;
     tx.commit().await?;

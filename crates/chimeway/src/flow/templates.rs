@@ -25,7 +25,7 @@ use crate::{
     ids::RenderKey,
     store::{
         StoreResult,
-        deliveries::ClaimedRow,
+        claims::ClaimedRow,
         templates::{self, NewTemplate, TemplateRow},
     },
 };

@@ -6,10 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{
-    StoreResult,
-    deliveries::{ClaimRef, interval},
-};
+use super::{StoreResult, claims::ClaimRef, deliveries::interval};
 use crate::ids::AttemptNumber;
 
 /// One try, as it is written.

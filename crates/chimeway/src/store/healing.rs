@@ -97,7 +97,8 @@ pub async fn make_due(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<()
         r#"-- healing::make_due
 with free as materialized (
     select id from chimeway.workflow_runs
-    where id = any($1) and ended_at is null and wake_at is null and quarantine_reason is null
+    where id = any($1)
+        and case when ended_at is null then wake_at is null and quarantine_reason is null else false end
     order by id
     for no key update skip locked
 )

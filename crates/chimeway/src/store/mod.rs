@@ -14,6 +14,7 @@
 //! aggregate; 3. its place in the lock order; 4. `scripts/prepare-queries`.
 
 pub mod attempts;
+pub mod claims;
 pub mod cron;
 pub mod deliveries;
 pub mod due;

@@ -1,4 +1,6 @@
 //! Runs: the State Spine.
+//!
+//! Where ids are given, that a run is live is said by a `case`: see [`lock`].
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -280,7 +282,7 @@ from unnest(
     id, step_id, visit, state, status_reason, status_context, suspended_until,
     wake_at, pending_signals, terminal_reason, transition_count, at
 )
-where r.id = u.id and r.ended_at is null"#,
+where r.id = u.id and case when r.ended_at is null then true else false end"#,
         &runs.iter().map(|run| run.id.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.step.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.visit.0).collect::<Vec<_>>(),
@@ -353,7 +355,7 @@ set status_reason = coalesce(u.status_reason, r.status_reason),
     last_transition_at = case when u.lines > 0 then u.at else r.last_transition_at end
 from unnest($1::uuid[], $2::int[], $3::text[], $4::jsonb[], $5::jsonb[], $6::int[], $7::timestamptz[])
     as u (id, visit, status_reason, status_context, context, lines, at)
-where r.id = u.id and r.visit = u.visit and r.ended_at is null"#,
+where r.id = u.id and r.visit = u.visit and case when r.ended_at is null then true else false end"#,
         &notes.iter().map(|note| note.id.0).collect::<Vec<_>>(),
         &notes.iter().map(|note| note.visit.0).collect::<Vec<_>>(),
         &notes
@@ -411,7 +413,7 @@ update chimeway.workflow_runs
 set tries = tries + 1,
     wake_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
     quarantine_reason = case when tries < 2 then null else $2 end
-where id = any($1) and ended_at is null
+where id = any($1) and case when ended_at is null then true else false end
 returning tries = 3 as "aside!""#,
         runs as _,
         reason,

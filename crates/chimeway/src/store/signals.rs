@@ -36,15 +36,28 @@ pub async fn insert(conn: &mut PgConnection, signals: &[NewSignal]) -> StoreResu
         r#"-- signals::insert
 insert into chimeway.signals
     (id, tenant_id, actor_id, event_name, payload, notification_id, occurred_at, route_at)
-select u.id, u.tenant_id, u.actor_id, u.event_name, u.payload, chimeway.notification_of(u.payload), c.at, c.at
+select u.id, u.tenant_id, u.actor_id, u.event_name, u.payload,
+    case when u.payload ? 'notification_id' then chimeway.notification_of(u.payload) end, c.at, c.at
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[])
         as u (id, tenant_id, actor_id, event_name, payload),
     (select chimeway.clock() as at) c"#,
         &signals.iter().map(|signal| signal.id.0).collect::<Vec<_>>(),
-        &signals.iter().map(|signal| signal.tenant.clone()).collect::<Vec<_>>(),
-        &signals.iter().map(|signal| signal.actor.clone()).collect::<Vec<_>>(),
-        &signals.iter().map(|signal| signal.name.clone()).collect::<Vec<_>>(),
-        &signals.iter().map(|signal| signal.payload.clone()).collect::<Vec<_>>(),
+        &signals
+            .iter()
+            .map(|signal| signal.tenant.clone())
+            .collect::<Vec<_>>(),
+        &signals
+            .iter()
+            .map(|signal| signal.actor.clone())
+            .collect::<Vec<_>>(),
+        &signals
+            .iter()
+            .map(|signal| signal.name.clone())
+            .collect::<Vec<_>>(),
+        &signals
+            .iter()
+            .map(|signal| signal.payload.clone())
+            .collect::<Vec<_>>(),
     )
     .execute(conn)
     .await?;
@@ -214,13 +227,22 @@ select w.run_id as "run!: RunId", s.id as "signal: SignalId", s.event_name as na
 from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::timestamptz[], $10::jsonb[]
     ) as w (run_id, tenant_id, actor_id, notification_id, step_id, event_name, since, matches)
+-- Most waits have nothing to hear: one look at the index says so, before anything else is read for them.
+cross join lateral (
+    select
+    from chimeway.signals s
+    where s.tenant_id = w.tenant_id and s.actor_id = w.actor_id and s.event_name = w.event_name
+        and s.occurred_at >= w.since
+    limit 1
+) anything
 left join lateral (
     select e.params
     from chimeway.notifications n join chimeway.events e on e.id = n.event_id
-    where w.matches is not null and n.id = w.notification_id
+    where n.id = case when w.matches is not null then w.notification_id end
 ) host on true
 cross join lateral (
-    select s.id, s.event_name, s.occurred_at, chimeway.delivery_of(s.payload) as delivery_id
+    select s.id, s.event_name, s.occurred_at,
+        case when s.payload ? 'delivery_id' then chimeway.delivery_of(s.payload) end as delivery_id
     from chimeway.signals s
     where s.tenant_id = w.tenant_id and s.actor_id = w.actor_id and s.event_name = w.event_name
         and s.occurred_at >= w.since

@@ -21,13 +21,16 @@ use crate::{
         metrics, sweep,
     },
     queue::{Fetched, QueueName, Source},
-    store::{StoreResult, deliveries::ClaimRef, due},
+    store::{StoreResult, claims::ClaimRef, due},
 };
 
 /// How often expired leases, and deliveries whose workers died repeatedly, are looked for.
 const CRASHES_EVERY: Duration = Duration::from_secs(1);
 /// From this lateness on tenants and channels take turns, so that one tenant's flood is its own.
 const LATE: TimeDelta = TimeDelta::seconds(1);
+/// How long after its first slot is free again a channel whose slots were all taken is claimed for, where no
+/// handful is free before: a claim for one message costs as much as one for many.
+const GATHER: Duration = Duration::from_millis(2);
 /// How long after the database came back leases are left alone: those who held them record first.
 const RECORDERS_FIRST: Duration = Duration::from_secs(3);
 
@@ -50,6 +53,8 @@ struct State {
     unbegun: HashMap<ClaimRef, Claimed>,
     /// How many are claimed or being sent, per channel.
     in_flight: HashMap<String, usize>,
+    /// Channels whose slots were all taken: claimed for again when a handful is free, or at that instant.
+    full: HashMap<String, Option<Instant>>,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
     crashes_at: Option<Instant>,
@@ -80,6 +85,11 @@ impl Deliveries {
         self.limit.div_ceil(2)
     }
 
+    /// How many free slots of a channel are worth a claim.
+    fn handful(&self) -> usize {
+        self.channel_cap().div_ceil(2)
+    }
+
     fn register(&self, claimed: Vec<Claimed>, isolated: bool) -> Vec<ClaimRef> {
         let mut state = self.state();
         claimed
@@ -87,7 +97,11 @@ impl Deliveries {
             .map(|claimed| {
                 let reference = claimed.reference();
                 let channel = claimed.row.channel.clone();
-                *state.in_flight.entry(channel).or_default() += 1;
+                let count = state.in_flight.entry(channel.clone()).or_default();
+                *count += 1;
+                if *count >= self.channel_cap() {
+                    state.full.insert(channel, None);
+                }
                 metrics::in_flight(&self.core, &state.in_flight, &claimed.row.channel);
                 state.isolated |= isolated;
                 state.unbegun.insert(reference, claimed);
@@ -98,16 +112,23 @@ impl Deliveries {
 
     /// Undoes what [`Deliveries::register`] counted for one claim.
     fn release(&self, channel: &str, isolated: bool) {
-        let mut state = self.state();
+        let state = &mut *self.state();
         if let Some(count) = state.in_flight.get_mut(channel) {
-            let was_full = *count >= self.channel_cap();
             *count -= 1;
-            if *count == 0 {
+            let left = *count;
+            if left == 0 {
                 state.in_flight.remove(channel);
             }
             metrics::in_flight(&self.core, &state.in_flight, channel);
-            if was_full {
-                self.core.wakes.of(QueueName::Delivery).now();
+            let wake = self.core.wakes.of(QueueName::Delivery);
+            if let Some(again) = state.full.get_mut(channel) {
+                if left + self.handful() <= self.channel_cap() {
+                    state.full.remove(channel);
+                    wake.now();
+                } else if again.is_none() {
+                    *again = Some(Instant::now() + GATHER);
+                    wake.later(GATHER);
+                }
             }
         }
         if isolated {
@@ -119,19 +140,17 @@ impl Deliveries {
     async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
         let cap = self.channel_cap();
         let (full, room, isolated, turns_after) = {
-            let state = self.state();
-            let full: Vec<String> = state
-                .in_flight
-                .iter()
-                .filter(|(_, count)| **count >= cap)
-                .map(|(channel, _)| channel.clone())
-                .collect();
-            let room = state
-                .in_flight
-                .values()
-                .filter(|count| **count < cap && **count > 0);
+            let now = Instant::now();
+            let mut state = self.state();
+            state
+                .full
+                .retain(|_, again| again.is_none_or(|at| at > now));
+            let full: Vec<String> = state.full.keys().cloned().collect();
+            let others = state.in_flight.iter();
+            let room = others.filter(|(channel, _)| !state.full.contains_key(*channel));
+            let room = room.map(|(_, count)| cap.saturating_sub(*count));
             // A channel that is not full yet must not be filled beyond its half by one claim.
-            let room = room.map(|count| cap - count).min().unwrap_or(cap);
+            let room = room.min().unwrap_or(cap);
             // Past a channel whose slots are taken turns lead as well: its late rows cost nothing then.
             let turns = state.late || !full.is_empty();
             let turns_after = turns.then(|| state.last_turn.clone());

@@ -93,7 +93,7 @@ impl World {
         true
     }
 
-    /// `deliveries::hand_back`, a transaction of its own: what was claimed is due again.
+    /// `claims::hand_back`, a transaction of its own: what was claimed is due again.
     pub(super) fn hand_back(&self, state: &mut State, worker: u8) -> bool {
         let Worker::Claimed(claim) = state.workers[usize::from(worker)] else {
             return false;
