@@ -31,11 +31,15 @@ const IDLE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_sec
 /// First and longest pause while the database is away.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// What a task carries: the job and the slot it runs in, which is free again when it is dropped.
+/// A place in which a job runs; free again when it is dropped.
+#[derive(Debug, Clone)]
+pub struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+
+/// What a task carries: the job and the slot it runs in.
 #[derive(Debug, Clone)]
 pub struct Slotted<Job> {
     pub(super) job: Job,
-    _slot: Arc<OwnedSemaphorePermit>,
+    pub(super) slot: Slot,
 }
 
 /// The apalis backend of one queue.
@@ -180,7 +184,7 @@ async fn pump<S: Source>(source: Shared<S>, feed: Feed, sender: mpsc::Sender<Slo
                     if sender
                         .send(Slotted {
                             job,
-                            _slot: Arc::new(slot),
+                            slot: Slot(Arc::new(slot)),
                         })
                         .await
                         .is_err()

@@ -26,6 +26,8 @@ use crate::store::StoreError;
 /// How long the pumps may take to finish the claim they have sent, before the drain goes on without
 /// them.
 const LAST_CLAIM: Duration = Duration::from_secs(5);
+/// How many tasks there may be for each slot: one that runs in it, and two that have left it.
+const TASKS_PER_SLOT: usize = 3;
 
 /// Whether the queues reach the database.
 #[derive(Debug, Default)]
@@ -166,13 +168,13 @@ impl Fleet {
             let handler = Arc::clone(&source);
             WorkerBuilder::new(worker_name(&name, queue, restarts).as_str())
                 .backend(RowBackend::new(Arc::clone(&source), feed.clone()))
-                .concurrency(limit)
+                .concurrency(limit.saturating_mul(TASKS_PER_SLOT))
                 .catch_panic()
                 // A task of its own: a worker that ends does not take its sends along.
                 .parallelize(tokio::spawn)
                 .build(move |task: Slotted<S::Job>| {
                     let source = Arc::clone(&handler);
-                    async move { source.handle(task.job).await }
+                    async move { source.handle(task.job, task.slot).await }
                 })
         });
         self

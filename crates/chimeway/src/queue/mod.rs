@@ -21,6 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+pub use backend::Slot;
 pub use fleet::{Fleet, Health};
 pub use wake::{Wake, Wakes};
 
@@ -104,8 +105,10 @@ pub trait Source: Send + Sync + 'static {
     /// Any database error: the backend backs off and looks again, and no worker ends.
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<Self::Job>>;
 
-    /// Does one job. Whatever goes wrong is settled in here.
-    async fn handle(&self, job: Self::Job);
+    /// Does one job. Whatever goes wrong is settled in here. Once the slot is dropped another job is
+    /// claimed for it; up to twice as many jobs as there are slots may go on without one, to write down
+    /// what they did.
+    async fn handle(&self, job: Self::Job, slot: Slot);
 
     /// Gives back what was claimed and not begun; called once, when the process drains.
     async fn hand_back(&self);

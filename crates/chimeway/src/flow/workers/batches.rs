@@ -16,7 +16,7 @@ use crate::{
     flow::{
         Core, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed, route::Route,
     },
-    queue::{Fetched, QueueName, Source},
+    queue::{Fetched, QueueName, Slot, Source},
     store::{
         StoreResult,
         due::{self, DueIn},
@@ -173,7 +173,7 @@ impl Source for Batches {
         Ok(Fetched { jobs, next_due })
     }
 
-    async fn handle(&self, kind: Kind) {
+    async fn handle(&self, kind: Kind, _slot: Slot) {
         let mut running = Running {
             batches: self,
             kind,

@@ -20,12 +20,14 @@ use crate::{
         dispatch::{self, Which},
         metrics, sweep,
     },
-    queue::{Fetched, QueueName, Source},
+    queue::{Fetched, QueueName, Slot, Source},
     store::{StoreResult, claims::ClaimRef, due},
 };
 
 /// How often expired leases, and deliveries whose workers died repeatedly, are looked for.
 const CRASHES_EVERY: Duration = Duration::from_secs(1);
+/// How often the earliest ones are looked for where no turn brings any.
+const FAR_EVERY: Duration = Duration::from_millis(100);
 /// From this lateness on tenants and channels take turns, so that one tenant's flood is its own.
 const LATE: TimeDelta = TimeDelta::seconds(1);
 /// How long after its first slot is free again a channel whose slots were all taken is claimed for, where no
@@ -55,9 +57,14 @@ struct State {
     in_flight: HashMap<String, usize>,
     /// Channels whose slots were all taken: claimed for again when a handful is free, or at that instant.
     full: HashMap<String, Option<Instant>>,
+    /// The last look past such channels found nothing.
+    others_rest: bool,
+    /// The last look of all found something.
+    busy: bool,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
     crashes_at: Option<Instant>,
+    far_at: Option<Instant>,
     away: bool,
     /// What was claimed last had been due for long: there is more than can be sent at once.
     late: bool,
@@ -164,38 +171,32 @@ impl Deliveries {
             turns_after,
         };
         let mut claimed = self.claim_which(which.clone()).await?;
-        // After the last turn comes the first one again.
-        let short = claimed.len() < usize::try_from(limit).unwrap_or(0);
-        if short
-            && which
-                .turns_after
-                .as_ref()
-                .is_some_and(|last| *last != Turn::default())
-        {
-            let rest = Which {
-                limit: limit - i64::try_from(claimed.len()).unwrap_or(0),
-                turns_after: Some(Turn::default()),
-                ..which.clone()
-            };
-            claimed.extend(
-                self.claim_which(rest)
-                    .await
-                    .or_else(|error| match claimed.len() {
-                        0 => Err(error),
-                        // What was claimed before is begun all the same.
-                        _ => Ok(vec![]),
-                    })?,
-            );
-        }
-        if claimed.is_empty() && which.turns_after.is_some() {
+        if let (Some(last), true) = (&which.turns_after, claimed.is_empty()) {
+            // After the last turn comes the first one again.
+            if *last != Turn::default() {
+                let first = Which {
+                    turns_after: Some(Turn::default()),
+                    ..which.clone()
+                };
+                claimed = self.claim_which(first).await?;
+            }
             // Far apart are those who have something due: nobody may wait for a turn that does not come.
-            let earliest = Which {
-                turns_after: None,
-                ..which.clone()
-            };
-            claimed = self.claim_which(earliest).await?;
+            if claimed.is_empty() && self.looks_far() {
+                let earliest = Which {
+                    turns_after: None,
+                    ..which.clone()
+                };
+                claimed = self.claim_which(earliest).await?;
+            }
         }
         let taken = claimed.len();
+        {
+            let mut state = self.state();
+            state.busy = taken > 0;
+            if !which.except_channels.is_empty() {
+                state.others_rest = taken == 0;
+            }
+        }
         if isolated_too && !isolated && taken < free {
             let alone = Which { limit: 1, ..which }.isolated();
             match dispatch::claim(&self.core, &self.pool, alone).await {
@@ -210,15 +211,30 @@ impl Deliveries {
 
     /// Claims, and remembers how late that was and who had the last turn.
     async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
+        let limit = which.limit;
         let rows = dispatch::claim(&self.core, &self.pool, which).await?;
+        let is_short = i64::try_from(rows.len()).is_ok_and(|taken| taken < limit);
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
         let pair = |one: &Claimed| (one.row.tenant.clone(), one.row.channel.clone());
         if let (Some(lateness), Some(last)) = (lateness, rows.iter().map(pair).max()) {
             let mut state = self.state();
             state.late = lateness > LATE;
-            state.last_turn = last;
+            // Nobody is left after these: the first one is next.
+            state.last_turn = if is_short { Turn::default() } else { last };
         }
         Ok(self.register(rows, false))
+    }
+
+    /// Whether the earliest ones are to be looked for where no turn brought any: that may read all that is
+    /// due over channels that are left out.
+    fn looks_far(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.state();
+        if state.far_at.is_some_and(|at| at > now) {
+            return false;
+        }
+        state.far_at = Some(now + FAR_EVERY);
+        true
     }
 
     /// Whether what crashed workers left is to be looked at: once a second, and not right after the
@@ -234,6 +250,14 @@ impl Deliveries {
     }
 
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
+        // What is due is due over a channel whose slots were just taken: it may have some in a moment.
+        let rests = {
+            let state = self.state();
+            state.busy && state.others_rest && !state.full.is_empty()
+        };
+        if rests {
+            self.core.wakes.of(QueueName::Delivery).sleep(GATHER).await;
+        }
         let crashes = self.looks_after_crashes();
         if crashes {
             sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
@@ -286,13 +310,13 @@ impl Source for Deliveries {
         looked
     }
 
-    async fn handle(&self, job: ClaimRef) {
+    async fn handle(&self, job: ClaimRef, slot: Slot) {
         self.core.reach(Point::Claimed).await;
         // Not there: the drain has given it back.
         let Some(claimed) = self.state().unbegun.remove(&job) else {
             return;
         };
-        let _in_flight = InFlight {
+        let in_flight = InFlight {
             deliveries: self,
             channel: claimed.row.channel.clone(),
             isolated: is_isolated(&claimed),
@@ -303,7 +327,13 @@ impl Source for Deliveries {
             Err(_) => Delivery::TooLate,
         };
         match delivered {
-            Delivery::Attempted(attempted) => self.stage.record(*attempted).await,
+            Delivery::Attempted(attempted) => {
+                // The next one can be sent while this one's result is written down: the more of them, the
+                // fewer transactions.
+                drop(in_flight);
+                drop(slot);
+                self.stage.record(*attempted).await;
+            }
             Delivery::TooLate => {
                 // Where even that fails, the lease ends by itself.
                 let _ = dispatch::hand_back(&self.pool, &[job]).await;
