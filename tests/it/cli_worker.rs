@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
-    host::{Host, JOURNEY},
+    host::{Host, apply_short},
     programs::{chimeway, masked, psql, words},
     running::Running,
     support::eventually,
@@ -63,10 +63,7 @@ async fn a_worker_does_the_journey_and_its_log_is_json() {
 async fn an_email_by_the_log_adapter_is_a_line_with_ids_only() {
     let db = TestDb::create().await;
     let url = db.url();
-    let folder = tempfile::tempdir().unwrap();
-    let short = folder.path().join("short.yaml");
-    std::fs::write(&short, JOURNEY.replace("PT2H", "PT0.2S")).unwrap();
-    chimeway(&url, &["workflows", "apply", short.to_str().unwrap()]).expect(0);
+    apply_short(&url);
     let worker = Running::worker(&url, "--channel email=log");
     chimeway(&url, &words(TRIGGER)).expect(0);
     state_is(&url, "completed").await;

@@ -5,7 +5,17 @@ use chimeway::{Chimeway, Dispatcher, Document};
 use chimeway_testkit::{RecordingChannel, TestDb};
 use sqlx::{PgConnection, PgPool, types::Uuid};
 
+use crate::programs::chimeway;
+
 pub(crate) const JOURNEY: &str = include_str!("../../journeys/mention_escalation.yaml");
+
+/// Applies the journey with a wait of 0.2 s, as a person does.
+pub(crate) fn apply_short(url: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let short = folder.path().join("short.yaml");
+    std::fs::write(&short, JOURNEY.replace("PT2H", "PT0.2S")).unwrap();
+    chimeway(url, &["workflows", "apply", short.to_str().unwrap()]).expect(0);
+}
 
 /// What a host sends, in any language.
 pub(crate) const TRIGGER: &str = r#"

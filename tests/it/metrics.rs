@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    host::{Host, JOURNEY},
+    host::{Host, apply_short},
     programs::{chimeway, psql, words},
     running::Running,
     support::eventually,
@@ -116,10 +116,7 @@ fn without_suffix(name: &str) -> &str {
 async fn a_scrape_after_a_journey_has_every_metric_and_nobody_in_it() {
     let db = TestDb::create().await;
     let url = db.url();
-    let folder = tempfile::tempdir().unwrap();
-    let short = folder.path().join("short.yaml");
-    std::fs::write(&short, JOURNEY.replace("PT2H", "PT0.2S")).unwrap();
-    chimeway(&url, &["workflows", "apply", short.to_str().unwrap()]).expect(0);
+    apply_short(&url);
     let worker = Running::worker(&url, "--channel email=log --http 127.0.0.1:0");
     let address = address(&worker).await;
     assert_eq!(get(&address, "/livez").await, (200, "alive\n".to_owned()));

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-struct Greeting(&'static str);
+pub(crate) struct Greeting(pub(crate) &'static str);
 
 impl Workflow for Greeting {
     fn workflow(&self) -> Document {

@@ -1,9 +1,7 @@
 //! Many triggers, or signals, in one call: each is answered as if it were alone, with as many statements
 //! as one takes.
 
-use chimeway::{
-    Document, FlowError, Recipient, Trigger, Triggered, Workflow, WorkflowBuilder, ids::TenantId,
-};
+use chimeway::{FlowError, Recipient, Trigger, Triggered, ids::TenantId};
 use chimeway_testkit::Story;
 use futures::future::join_all;
 use serde_json::json;
@@ -12,7 +10,8 @@ use crate::{
     audit::assert_no_deadlocks,
     invariants::audit,
     logs::Logs,
-    tools::{MENTION, MORNING, actor, lines, signal_of, trigger, trigger_of, written},
+    tools::{MENTION, MORNING, actor, lines, signal_of, tenant, trigger, trigger_of, written},
+    trigger_api::Greeting,
 };
 
 const MAIL: &str = "{ key: mail, steps: [{ id: mail, action: { type: notify, channel: email, render_key: mail } }] }";
@@ -96,8 +95,14 @@ async fn a_refused_one_is_the_refusal_of_all_and_leaves_nothing() {
     nobody.recipients.clear();
     let mut nowhere = trigger_of("mail", "ada");
     nowhere.recipients[0].time_zone = Some("Mars/Olympus".to_owned());
+    let stored_by_it = || Trigger::of(&Greeting("hello"), tenant()).unwrap();
+    let stored_by_it = || stored_by_it().recipient(Recipient::new(actor("ada")));
     for (name, refused) in [
         ("unknown", vec![trigger_of("no_such", "ada")]),
+        (
+            "unknown, after a workflow written in Rust",
+            vec![stored_by_it(), trigger_of("no_such", "ada")],
+        ),
         ("no recipient", vec![nobody]),
         ("zone", vec![nowhere]),
         ("params", vec![trigger_of("mail", "ada").params(json!([]))]),
@@ -118,6 +123,12 @@ async fn a_refused_one_is_the_refusal_of_all_and_leaves_nothing() {
         let error = answer.await.unwrap_err();
         assert!(!matches!(error, FlowError::Store(_)), "{name}: {error}");
         assert_eq!(written(&mut tx).await, before, "{name}");
+        let definitions = "select count(*) from chimeway.workflow_definitions";
+        let definitions: i64 = sqlx::query_scalar(definitions)
+            .fetch_one(&mut *tx)
+            .await
+            .unwrap();
+        assert_eq!(definitions, 2, "{name}");
     }
     assert_eq!(chimeway.trigger_many(&mut tx, []).await.unwrap(), []);
     let fine = chimeway.trigger_many(&mut tx, [keyed("mail", "bob", "fine")]);
@@ -189,21 +200,10 @@ async fn beyond_a_thousand_recipients_in_all_a_worker_makes_the_runs() {
     audit(story.pool()).await;
 }
 
-struct Greeting(&'static str);
-
-impl Workflow for Greeting {
-    fn workflow(&self) -> Document {
-        WorkflowBuilder::new("greeting")
-            .notify("greet", "email", self.0)
-            .document()
-    }
-}
-
 #[tokio::test]
 async fn workflows_written_in_rust_are_stored_once_each() {
     let story = Story::begin(MORNING).await;
     let mut conn = story.pool().acquire().await.unwrap();
-    let tenant = || "org_456".parse::<TenantId>().unwrap();
     let triggers = (0..10).map(|place| {
         let content = ["hello", "good morning"][place % 2];
         let trigger = Trigger::of(&Greeting(content), tenant()).unwrap();

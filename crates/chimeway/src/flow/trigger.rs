@@ -146,8 +146,9 @@ impl Chimeway {
 
     /// Does many triggers at once, of whichever tenants and workflows, with as many statements as one
     /// takes; the answers are in their order. All of them or none: a refusal is that of the first that is
-    /// refused, and nothing was written, save where another session used one of the idempotency keys
-    /// for another workflow at the same time ([`FlowError::KeyReused`]; roll back then).
+    /// refused, and nothing was written. Roll back all the same where another session may get in between
+    /// (it uses one of the idempotency keys for another workflow, or pauses one), or where there are
+    /// several workflows written in Rust that are not stored yet: one of them may be, and the next be refused.
     ///
     /// Of two with the same key the second is [`Triggered::Already`]. Beyond 1,000 recipients in all a
     /// worker makes the runs, so that the caller's transaction stays short. A trigger by name takes the

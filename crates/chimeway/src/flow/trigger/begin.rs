@@ -234,45 +234,50 @@ async fn find_repeated(conn: &mut PgConnection, asked: &mut [Asked]) -> Result<(
     Ok(())
 }
 
-/// The definitions that the open ones follow. A document that is given many times is looked at once.
+/// The definitions that the open ones follow. Nothing is stored before all of them have been found to be
+/// known and not paused; a document that is given many times is looked at once.
 async fn definitions_of(
     core: &Core,
     conn: &mut PgConnection,
     asked: &[Asked],
 ) -> Result<Vec<Option<DefinitionId>>, FlowError> {
-    let open = asked.iter().filter(|one| one.is_open());
-    let keys: HashSet<&str> = open.map(|one| one.trigger.workflow.as_str()).collect();
+    let open = || asked.iter().filter(|one| one.is_open());
+    let keys: HashSet<&str> = open().map(|one| one.trigger.workflow.as_str()).collect();
     if keys.is_empty() {
         return Ok(vec![None; asked.len()]);
     }
     let keys: Vec<&str> = keys.into_iter().collect();
     let latest = workflows::latest(conn, &keys).await?.into_iter();
     let latest: HashMap<String, Latest> = latest.map(|row| (row.key.clone(), row)).collect();
+    for one in open() {
+        let key = &one.trigger.workflow;
+        match latest.get(key.as_str()) {
+            Some(latest) if !latest.active => return Err(FlowError::WorkflowPaused(key.clone())),
+            None if one.trigger.document.is_none() => {
+                return Err(FlowError::UnknownWorkflow(key.clone()));
+            }
+            _ => {}
+        }
+    }
     let mut stored: Vec<(&Document, DefinitionId)> = vec![];
     let mut definitions = vec![];
     for one in asked {
-        if !one.is_open() {
-            definitions.push(None);
+        let latest = latest.get(one.trigger.workflow.as_str());
+        let document = one.trigger.document.as_ref().filter(|_| one.is_open());
+        let Some(document) = document else {
+            let by_key = latest.filter(|_| one.is_open());
+            definitions.push(by_key.map(|latest| latest.definition));
             continue;
+        };
+        let known = stored.iter().find(|(known, _)| *known == document);
+        let definition = match known {
+            Some((_, definition)) => *definition,
+            None => apply::ensure_document(core, conn, document, latest.cloned()).await?,
+        };
+        if known.is_none() {
+            stored.push((document, definition));
         }
-        let key = &one.trigger.workflow;
-        let latest = latest.get(key.as_str());
-        if latest.is_some_and(|latest| !latest.active) {
-            return Err(FlowError::WorkflowPaused(key.clone()));
-        }
-        definitions.push(Some(match (&one.trigger.document, latest) {
-            (Some(document), latest) => match stored.iter().find(|(known, _)| *known == document) {
-                Some((_, definition)) => *definition,
-                None => {
-                    let latest = latest.cloned();
-                    let id = apply::ensure_document(core, conn, document, latest).await?;
-                    stored.push((document, id));
-                    id
-                }
-            },
-            (None, Some(latest)) => latest.definition,
-            (None, None) => return Err(FlowError::UnknownWorkflow(key.clone())),
-        }));
+        definitions.push(Some(definition));
     }
     Ok(definitions)
 }
