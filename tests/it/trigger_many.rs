@@ -42,9 +42,11 @@ async fn each_is_answered_as_if_it_were_alone() {
     let mut conn = story.pool().acquire().await.unwrap();
     let mut twice = trigger_of("mail", "bob");
     twice.recipients.push(Recipient::new(actor("bob")));
-    let grace = Recipient::new(actor("grace")).address("email", "grace@example.com");
-    let mut reached = of_another(trigger_of("mention_escalation", "grace"));
-    reached.recipients = vec![grace];
+    let reached = |channel, address| {
+        let mut trigger = of_another(trigger_of("mention_escalation", "grace"));
+        trigger.recipients = vec![Recipient::new(actor("grace")).address(channel, address)];
+        trigger
+    };
     let answers = chimeway
         .trigger_many(
             &mut conn,
@@ -55,7 +57,9 @@ async fn each_is_answered_as_if_it_were_alone() {
                 keyed("mail", "mary", "new"),
                 // Another tenant's keys are its own.
                 of_another(keyed("mention_escalation", "ada", "new")),
-                reached,
+                reached("email", "old@example.com"),
+                reached("sms", "+43 1 555 0100"),
+                reached("email", "grace@example.com"),
             ],
         )
         .await
@@ -71,14 +75,14 @@ async fn each_is_answered_as_if_it_were_alone() {
     assert_eq!(
         lines(
             story.pool(),
-            "select concat_ws(' ', tenant_id, identity, addresses ->> 'email') from chimeway.recipients"
+            "select concat_ws(' ', tenant_id, identity, addresses) from chimeway.recipients"
         )
         .await,
-        "org_789 grace grace@example.com"
+        r#"org_789 grace {"sms": "+43 1 555 0100", "email": "grace@example.com"}"#
     );
     drop(conn);
     let settled = story.drain().await;
-    assert_eq!(settled.deliveries, 5, "the first one's too");
+    assert_eq!(settled.deliveries, 7, "the first one's too");
     audit(story.pool()).await;
 }
 

@@ -78,6 +78,19 @@ impl Recipient {
         !self.addresses.is_empty() || self.locale.is_some() || self.time_zone.is_some()
     }
 
+    /// What is said later counts; what it leaves out stays.
+    fn learn(&mut self, later: &Self) {
+        self.addresses.extend(later.addresses.clone());
+        let of = |later: &Option<String>, known: &mut Option<String>| {
+            if later.is_some() {
+                known.clone_from(later);
+            }
+        };
+        of(&later.kind, &mut self.kind);
+        of(&later.locale, &mut self.locale);
+        of(&later.time_zone, &mut self.time_zone);
+    }
+
     fn row(&self) -> Value {
         json!({
             "identity": self.identity,
@@ -222,11 +235,23 @@ pub(super) async fn refuse_unknown_zones<'a>(
     Ok(())
 }
 
-/// Stores how recipients are reached, where that is given.
+/// Stores how recipients are reached, where that is given. Of somebody who is named more than once all is
+/// stored, as if by one call after the other.
 pub(super) async fn store<'a>(
     conn: &mut PgConnection,
     named: impl Iterator<Item = (&'a str, &'a [Recipient])>,
 ) -> Result<(), FlowError> {
+    let mut known: BTreeMap<(&str, &str), Recipient> = BTreeMap::new();
+    for (tenant, recipients) in named {
+        for one in recipients.iter().filter(|one| one.is_reached()) {
+            known
+                .entry((tenant, one.identity.as_str()))
+                .and_modify(|known| known.learn(one))
+                .or_insert_with(|| one.clone());
+        }
+    }
+    let named = known.iter();
+    let named = named.map(|((tenant, _), one)| (*tenant, std::slice::from_ref(one)));
     let (tenants, rows) = rows(named, Recipient::is_reached);
     Ok(recipients::upsert(conn, &tenants, &rows).await?)
 }
