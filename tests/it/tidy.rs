@@ -35,7 +35,8 @@ const SQL_HOMES: [&str; 8] = [
     "tests/",
 ];
 
-/// Where apalis may be named: by us in the queue, and in the example of a host that has a queue of its own.
+/// Where apalis may be named: by us in the queue, and in the example of a host that has a queue of its own. In
+/// `crates/` that goes for comments and texts too.
 const APALIS_HOMES: [&str; 2] = ["crates/chimeway/src/queue/", "examples/embedded-fleet/"];
 const APALIS_MANIFESTS: [&str; 3] = [
     "Cargo.toml",
@@ -82,7 +83,12 @@ fn sql_is_in_the_store_and_the_migrations_only() {
 fn only_the_queue_names_apalis() {
     let elsewhere = files(&["rs"]).into_iter();
     let elsewhere = elsewhere.filter(|file| !file.is_in(&APALIS_HOMES));
-    assert_none(elsewhere.flat_map(|file| named(&file, &["apalis"])));
+    assert_none(elsewhere.flat_map(|file| {
+        if file.is_in(&["crates/"]) && file.text.contains("apalis") {
+            return vec![file.path];
+        }
+        named(&file, &["apalis"])
+    }));
     let manifests = files(&["toml"]).into_iter();
     let manifests = manifests.filter(|file| !file.is_in(&APALIS_MANIFESTS));
     assert_none(

@@ -27,7 +27,10 @@ pub(crate) mod trigger;
 pub(crate) mod worker;
 pub(crate) mod workflows;
 
-use chimeway::flow::{Chimeway, ChimewayBuilder, FlowError};
+use chimeway::{
+    flow::{Chimeway, ChimewayBuilder, FlowError},
+    queue,
+};
 use chimeway_cluster::ClusterError;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -66,10 +69,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     }
     // A worker tells what it does, the others only what went wrong.
     let (flags, log) = match &command {
-        Command::Worker(args) => (
-            args.layer(global.layer()),
-            "info,apalis=warn,apalis_core=warn",
-        ),
+        Command::Worker(args) => (args.layer(global.layer()), queue::LOG_FILTER),
         Command::Dev(args) => (args.layer(global.layer()), "warn"),
         // Filling tables takes its time, and that is nothing to warn of.
         Command::Bench(_) => (global.layer(), "warn,sqlx=error"),

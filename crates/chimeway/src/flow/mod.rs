@@ -5,7 +5,7 @@
 //! either way: by a fleet of workers ([`workers`], the [`Dispatcher::Queued`] way), or in this process
 //! by [`Chimeway::settle`] (the [`Dispatcher::Inline`] way, for tests and development).
 //!
-//! Must not: hold SQL, name apalis, make a network call inside a transaction.
+//! Must not: hold SQL, know what runs the fleet's tasks (that is [`queue`](crate::queue)'s), make a network call inside a transaction.
 
 mod address_book;
 pub mod apply;

@@ -145,8 +145,8 @@ impl Chimeway {
     }
 
     /// Does many triggers at once, of whichever tenants and workflows, with as many statements as one
-    /// takes; the answers are in their order. All of them or none: a refusal is that of the first that is
-    /// refused, and nothing was written. Roll back all the same where another session may get in between
+    /// takes (each workflow written in Rust that is not stored yet takes its own, once); the answers are in
+    /// their order. All of them or none: a refusal is that of one of them, and nothing was written. Roll back all the same where another session may get in between
     /// (it uses one of the idempotency keys for another workflow, or pauses one), or where there are
     /// several workflows written in Rust that are not stored yet: one of them may be, and the next be refused.
     ///

@@ -27,6 +27,10 @@ pub use wake::{Wake, Wakes};
 
 use crate::store::StoreResult;
 
+/// What a worker logs where nobody says otherwise: what happens, and of the library beneath the queues only what
+/// goes wrong.
+pub const LOG_FILTER: &str = "info,apalis=warn,apalis_core=warn";
+
 /// The queues. Their names are NOTIFY payloads and settings: renaming one is a breaking change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum QueueName {

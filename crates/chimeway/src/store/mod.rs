@@ -4,7 +4,7 @@
 //! is a slice of one, and no function sends more statements for more rows. The first line of a
 //! statement names its function, so that `pg_stat_activity` points at code.
 //!
-//! Must not: decide anything, begin a transaction, know about apalis, read the clock.
+//! Must not: decide anything, begin a transaction, know how its rows become tasks, read the clock.
 //!
 //! Lock order inside a transaction: queue row (events, signals), runs by id, deliveries by id,
 //! inserts. Workers take queue rows and runs with `skip locked` and never wait for a row that a
