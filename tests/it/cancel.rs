@@ -1,6 +1,6 @@
 //! Ending runs by hand.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chimeway::{
     FlowError,
@@ -252,7 +252,8 @@ async fn a_claim_in_progress_is_waited_for_and_named() {
             owner: "test",
             limit: 10,
             lease: Duration::from_secs(30),
-            except_channels: &[],
+            per_channel: 10,
+            left: &BTreeMap::new(),
             isolated: false,
             turns_after: None,
         };

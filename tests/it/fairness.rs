@@ -52,13 +52,24 @@ async fn claimed(
     except: &[&str],
     turns_after: Option<(&str, &str)>,
 ) -> String {
+    let left = except.iter().map(|channel| (channel.to_string(), 0));
+    claimed_of(story, limit, &left.collect(), turns_after).await
+}
+
+/// The same, with so many slots left of some channels.
+async fn claimed_of(
+    story: &Story,
+    limit: i64,
+    left: &BTreeMap<String, i64>,
+    turns_after: Option<(&str, &str)>,
+) -> String {
     let mut conn = story.pool().acquire().await.unwrap();
-    let except: Vec<String> = except.iter().map(ToString::to_string).collect();
     let claim = Claim {
         owner: "test",
         limit,
         lease: Duration::from_secs(30),
-        except_channels: &except,
+        per_channel: limit,
+        left,
         isolated: false,
         turns_after,
     };
@@ -108,11 +119,68 @@ async fn turns_go_on_after_the_last_one() {
         claimed(&story, 2, &[], Some(("b", "email"))).await,
         "1 b in_app, 1 c email"
     );
+    // After the last one comes the first one again.
     assert_eq!(
         claimed(&story, 2, &[], Some(("c", "email"))).await,
-        "1 c in_app"
+        "1 a email, 1 c in_app"
     );
-    assert_eq!(claimed(&story, 2, &[], Some(("c", "in_app"))).await, "");
+    // Once round, to who had the last turn.
+    assert_eq!(
+        claimed(&story, 9, &[], Some(("b", "in_app"))).await,
+        "3 a email, 2 b email, 2 b in_app"
+    );
+    assert_eq!(claimed(&story, 2, &[], Some(("z", "z"))).await, "2 a email");
+    audit(story.pool()).await;
+}
+
+/// One claim fills every channel as far as its slots go.
+#[tokio::test]
+async fn one_claim_takes_for_each_channel_what_it_has_slots_for() {
+    let story = flood().await;
+    let left = BTreeMap::from([("email".to_owned(), 3), ("in_app".to_owned(), 1)]);
+    assert_eq!(
+        claimed_of(&story, 10, &left, BEGINNING).await,
+        "2 a email, 1 b email, 1 b in_app"
+    );
+    // The earliest ones as well; the others stay as they were.
+    assert_eq!(claimed_of(&story, 10, &left, None).await, "3 a email");
+    assert_eq!(
+        claimed(&story, 400, &[], None).await,
+        "295 a email, 2 b email, 2 b in_app, 1 c email, 1 c in_app"
+    );
+    audit(story.pool()).await;
+}
+
+/// Nobody's turn is over before something was taken of theirs, where there was something.
+#[tokio::test]
+async fn who_is_passed_over_for_want_of_slots_is_next() {
+    let story = flood().await;
+    let left = BTreeMap::from([("email".to_owned(), 1)]);
+    let mut conn = story.pool().acquire().await.unwrap();
+    let claim = Claim {
+        owner: "test",
+        limit: 5,
+        lease: Duration::from_secs(30),
+        per_channel: 5,
+        left: &left,
+        isolated: false,
+        turns_after: BEGINNING,
+    };
+    let rows = claims::claim(&mut conn, &claim).await.unwrap();
+    let taken = rows
+        .iter()
+        .map(|row| (row.tenant.as_str(), row.channel.as_str(), row.turn));
+    let mut taken: Vec<_> = taken.collect();
+    taken.sort_unstable();
+    let expected = [
+        ("a", "email", Some(1)),
+        ("b", "in_app", None),
+        ("c", "in_app", None),
+    ];
+    assert_eq!(
+        taken, expected,
+        "b's email is passed over: a had the last turn"
+    );
 }
 
 #[tokio::test]

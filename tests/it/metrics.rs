@@ -263,13 +263,13 @@ async fn a_worker_that_drains_lives_and_is_not_ready() {
 
 /// A message that is sent makes room for the next one, but not without end where nothing can be recorded.
 #[tokio::test]
-async fn while_results_cannot_be_recorded_three_are_sent_for_each_slot() {
+async fn while_results_cannot_be_recorded_six_are_sent_for_each_slot() {
     let host = Host::begin().await;
     let url = host.db.url();
     let mut holder = host.db.connect().await;
     let lock = "begin; lock table chimeway.delivery_attempts in exclusive mode";
     holder.execute(lock).await.unwrap();
-    for _ in 0..8 {
+    for _ in 0..10 {
         chimeway(&url, &words(TRIGGER)).expect(0);
     }
     let options = "--channel email=log --http 127.0.0.1:0 --queue chimeway_delivery=1";
@@ -280,24 +280,24 @@ async fn while_results_cannot_be_recorded_three_are_sent_for_each_slot() {
         let sent = r#"chimeway_send_seconds_count{channel="in_app"}"#;
         scraped.samples.get(sent).copied().unwrap_or_default()
     };
-    eventually("three are sent", async || {
-        (sent().await == 3.0).then_some(())
-    })
-    .await;
+    eventually("six are sent", async || (sent().await == 6.0).then_some(())).await;
     let claimed = "select count(*) from chimeway.deliveries where status = 'dispatched'";
     eventually("the slot is taken again", async || {
         let claimed = psql(&url, &[], claimed).expect(0).out;
-        (claimed == "4\n").then_some(())
+        (claimed == "7\n").then_some(())
     })
     .await;
-    assert_eq!(sent().await, 3.0);
+    assert_eq!(sent().await, 6.0);
     holder.execute("rollback").await.unwrap();
-    eventually("all are sent", async || (sent().await == 8.0).then_some(())).await;
+    eventually("all are sent", async || {
+        (sent().await == 10.0).then_some(())
+    })
+    .await;
     worker.tell(Signal::SIGTERM);
     let (status, lines) = worker.ended().await;
     assert!(status.success(), "{status}: {lines:?}");
     let tries = "select count(*) from chimeway.delivery_attempts where attempt_number = 1";
-    assert_eq!(psql(&url, &[], tries).expect(0).out, "8\n");
+    assert_eq!(psql(&url, &[], tries).expect(0).out, "10\n");
 }
 
 #[tokio::test]

@@ -161,6 +161,8 @@ pub(super) trait DueWork: Sync {
 pub(super) struct Took {
     /// Rows worked on.
     pub(super) rows: usize,
+    /// As many as one transaction takes: there may be more.
+    pub(super) full: bool,
 }
 
 struct Among<'a, W>(&'a W);
@@ -202,7 +204,10 @@ pub(super) async fn take<W: DueWork>(
 ) -> StoreResult<(Took, Made)> {
     let mut tx = begin(pool).await?;
     let rows = work.lock(&mut tx, None, W::LIMIT).await?;
-    let took = Took { rows: rows.len() };
+    let took = Took {
+        rows: rows.len(),
+        full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
+    };
     if rows.is_empty() {
         return Ok((took, Made::default()));
     }

@@ -1,6 +1,6 @@
 //! The group-commit stage: handlers hand in what is to be recorded and wait; while one batch commits
 //! the next one gathers, so that many results are one transaction, and one result alone waits for
-//! nobody.
+//! nobody. Under load the next one gathers for as long again, until there are enough of them.
 
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -22,6 +22,8 @@ const BATCH: usize = 500;
 /// First and longest pause while the database is away.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long at most the next results gather after the last ones were recorded.
+const GATHER: Duration = Duration::from_millis(5);
 /// First and longest pause before a result is recorded again whose row another session holds.
 const HELD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -39,10 +41,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Starts the stage; it ends when the last handle is dropped and everything is recorded.
-    pub(super) fn start(core: Arc<Core>, pool: PgPool) -> Self {
+    /// Starts the stage; it ends when the last handle is dropped and everything is recorded. So many results
+    /// as are `enough` wait for no others.
+    pub(super) fn start(core: Arc<Core>, pool: PgPool, enough: usize) -> Self {
         let (entries, gathered) = mpsc::channel(BATCH * 2);
-        tokio::spawn(run(core, pool, gathered, entries.downgrade()));
+        tokio::spawn(run(core, pool, gathered, entries.downgrade(), enough));
         Self { entries }
     }
 
@@ -66,9 +69,13 @@ async fn run(
     pool: PgPool,
     mut gathered: mpsc::Receiver<Entry>,
     again: mpsc::WeakSender<Entry>,
+    enough: usize,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut until = Instant::now();
     while gathered.recv_many(&mut batch, BATCH).await > 0 {
+        gather(&mut gathered, &mut batch, until, enough.min(BATCH)).await;
+        let began = Instant::now();
         let results: Vec<Attempted> = batch.iter().map(|entry| entry.attempted.clone()).collect();
         // A panic is a bug of ours. It must not end the stage, on which every send of this process
         // depends; and it takes at most the result it is about, whose lease then ends.
@@ -89,6 +96,23 @@ async fn run(
             } else {
                 let _ = entry.done.send(());
             }
+        }
+        // Half of the time at most goes into transactions: the more results come, the more each one takes.
+        until = Instant::now() + began.elapsed().min(GATHER);
+    }
+}
+
+async fn gather(
+    gathered: &mut mpsc::Receiver<Entry>,
+    batch: &mut Vec<Entry>,
+    until: Instant,
+    enough: usize,
+) {
+    while batch.len() < enough {
+        let more = gathered.recv_many(batch, BATCH - batch.len());
+        match tokio::time::timeout_at(until, more).await {
+            Ok(got) if got > 0 => {}
+            _ => return,
         }
     }
 }

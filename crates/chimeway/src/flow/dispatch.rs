@@ -1,6 +1,6 @@
 //! The Inline dispatcher: the handlers that a fleet would run, run in this process until nothing is due.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::PgPool;
 use tokio::time::Instant;
@@ -142,8 +142,10 @@ async fn record(core: &Core, pool: &PgPool, mut results: Vec<Attempted>) -> Stor
 #[derive(Debug, Clone, Default)]
 pub(super) struct Which {
     pub(super) limit: i64,
-    /// Channels whose slots are taken.
-    pub(super) except_channels: Vec<String>,
+    /// At most so many over one channel.
+    pub(super) per_channel: i64,
+    /// Channels over which there are fewer, or none.
+    pub(super) left: BTreeMap<String, i64>,
     /// Only those whose workers died repeatedly.
     pub(super) isolated: bool,
     /// Tenants and channels take turns, after this pair.
@@ -154,6 +156,7 @@ impl Which {
     pub(super) fn at_most(limit: i64) -> Self {
         Self {
             limit,
+            per_channel: limit,
             ..Self::default()
         }
     }
@@ -175,7 +178,8 @@ pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResu
         owner: &core.worker,
         limit: which.limit,
         lease: core.timing.lease,
-        except_channels: &which.except_channels,
+        per_channel: which.per_channel,
+        left: &which.left,
         isolated: which.isolated,
         turns_after: which
             .turns_after

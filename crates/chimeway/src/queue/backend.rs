@@ -26,8 +26,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Fetched, Health, QueueName, Shared, Source, Wake};
 
-/// First and longest pause after a look that brought nothing.
+/// First pause after a look that brought nothing, and the longest one where a listener ends it.
 const IDLE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// The longest one where nobody listens: what others make due is found by looking alone.
+const UNHEARD: Duration = Duration::from_millis(100);
 /// First and longest pause while the database is away.
 const AWAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -60,6 +62,7 @@ struct Running<Job> {
 pub(super) struct Feed {
     pub(super) queue: QueueName,
     pub(super) limit: usize,
+    pub(super) listens: bool,
     pub(super) wake: Arc<Wake>,
     pub(super) health: Arc<Health>,
     pub(super) draining: CancellationToken,
@@ -164,13 +167,17 @@ impl<S: Source> BackendConfig for RowBackend<S> {
 /// Claims until told to drain.
 async fn pump<S: Source>(source: Shared<S>, feed: Feed, sender: mpsc::Sender<Slotted<S::Job>>) {
     let slots = Arc::new(Semaphore::new(feed.limit));
-    let mut pace = Pace::default();
+    let mut pace = Pace::of(feed.listens);
     loop {
         let first = tokio::select! {
             () = feed.draining.cancelled() => return,
             slot = Arc::clone(&slots).acquire_owned() => slot,
         };
         let Ok(first) = first else { return };
+        tokio::select! {
+            () = feed.draining.cancelled() => return,
+            () = source.gather() => {}
+        }
         let mut free = vec![first];
         while let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
             free.push(slot);
@@ -194,11 +201,14 @@ async fn pump<S: Source>(source: Shared<S>, feed: Feed, sender: mpsc::Sender<Slo
                         return;
                     }
                 }
-                if found > 0 {
-                    pace.found();
-                    continue;
-                }
-                let pause = pace.nothing(next_due);
+                let pause = match next_due {
+                    None if found > 0 => {
+                        pace.found();
+                        continue;
+                    }
+                    Some(next) if found > 0 => pace.found_until(next),
+                    next => pace.nothing(next),
+                };
                 tokio::select! {
                     () = feed.draining.cancelled() => return,
                     () = feed.wake.sleep(pause) => {}
@@ -218,25 +228,40 @@ async fn pump<S: Source>(source: Shared<S>, feed: Feed, sender: mpsc::Sender<Slo
 }
 
 /// How long to pause: grows while nothing is found, starts over when something is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pace {
+    longest: Duration,
     nothing: u32,
     away: u32,
 }
 
 impl Pace {
+    fn of(listens: bool) -> Self {
+        Self {
+            longest: if listens { IDLE.1 } else { UNHEARD },
+            nothing: 0,
+            away: 0,
+        }
+    }
+
     fn found(&mut self) {
-        *self = Self::default();
+        (self.nothing, self.away) = (0, 0);
+    }
+
+    /// Until the next row is due that was not claimed.
+    fn found_until(&mut self, next_due: Duration) -> Duration {
+        self.found();
+        next_due.min(jittered(self.longest))
     }
 
     /// Until the next row is due, if that is known to lie ahead; else ever longer, for a row that is
     /// due and cannot be claimed is held by another session.
     fn nothing(&mut self, next_due: Option<Duration>) -> Duration {
         self.away = 0;
-        let pause = grown(IDLE, self.nothing);
+        let pause = grown((IDLE.0, self.longest), self.nothing);
         self.nothing = self.nothing.saturating_add(1);
         match next_due {
-            Some(due) if due > Duration::ZERO => due.min(jittered(IDLE.1)),
+            Some(due) if due > Duration::ZERO => due.min(jittered(self.longest)),
             _ => jittered(pause),
         }
     }
@@ -264,7 +289,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_while_a_due_row_cannot_be_claimed() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::of(true);
         let pauses: Vec<Duration> = (0..12)
             .map(|_| pace.nothing(Some(Duration::ZERO)))
             .collect();
@@ -274,8 +299,16 @@ mod tests {
     }
 
     #[test]
+    fn who_hears_nothing_looks_more_often() {
+        let mut pace = Pace::of(false);
+        let pauses = (0..12).map(|_| pace.nothing(None));
+        assert!(pauses.max().unwrap() <= Duration::from_millis(100));
+        assert!(pace.nothing(Some(Duration::from_secs(60))) <= Duration::from_millis(100));
+    }
+
+    #[test]
     fn a_known_due_instant_is_met_exactly() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::of(true);
         let due = Duration::from_micros(123_456);
         assert_eq!(pace.nothing(Some(due)), due);
         assert!(pace.nothing(Some(Duration::from_secs(60))) <= Duration::from_secs(1));

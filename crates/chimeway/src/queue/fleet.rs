@@ -16,7 +16,7 @@ use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    QueueName, Source, Wakes,
+    BEYOND_SLOTS, QueueName, Source, Wakes,
     backend::{Feed, RowBackend, Slotted},
     listener,
     schedule::{CronSchedule, Duty, planned},
@@ -26,8 +26,6 @@ use crate::store::StoreError;
 /// How long the pumps may take to finish the claim they have sent, before the drain goes on without
 /// them.
 const LAST_CLAIM: Duration = Duration::from_secs(5);
-/// How many tasks there may be for each slot: one that runs in it, and two that have left it.
-const TASKS_PER_SLOT: usize = 3;
 
 /// Whether the queues reach the database.
 #[derive(Debug, Default)]
@@ -116,9 +114,15 @@ impl<S: Source> HandBack for S {
 }
 
 impl Fleet {
-    /// A fleet without workers. `name` is this process: unique among those that live.
+    /// A fleet without workers. `name` is this process: unique among those that live. It listens for NOTIFY
+    /// through a pool that allows it (not a transaction-mode pooler), or looks ten times a second.
     #[must_use]
-    pub fn new(name: impl Into<String>, wakes: Wakes, health: Arc<Health>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        wakes: Wakes,
+        health: Arc<Health>,
+        listen: Option<PgPool>,
+    ) -> Self {
         Self {
             name: name.into(),
             monitor: Monitor::new().should_restart(|_, _| true),
@@ -128,7 +132,7 @@ impl Fleet {
             pumps: TaskTracker::new(),
             sources: vec![],
             queues: BTreeSet::new(),
-            listen: None,
+            listen,
             grace: Duration::from_secs(25),
         }
     }
@@ -137,13 +141,6 @@ impl Fleet {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
-        self
-    }
-
-    /// Listens for NOTIFY through a pool that allows it (not a transaction-mode pooler).
-    #[must_use]
-    pub fn listen(mut self, pool: Option<PgPool>) -> Self {
-        self.listen = pool;
         self
     }
 
@@ -158,6 +155,7 @@ impl Fleet {
         let feed = Feed {
             queue,
             limit,
+            listens: self.listen.is_some(),
             wake: Arc::clone(self.wakes.of(queue)),
             health: Arc::clone(&self.health),
             draining: self.draining.clone(),
@@ -168,7 +166,7 @@ impl Fleet {
             let handler = Arc::clone(&source);
             WorkerBuilder::new(worker_name(&name, queue, restarts).as_str())
                 .backend(RowBackend::new(Arc::clone(&source), feed.clone()))
-                .concurrency(limit.saturating_mul(TASKS_PER_SLOT))
+                .concurrency(limit.saturating_mul(1 + BEYOND_SLOTS))
                 .catch_panic()
                 // A task of its own: a worker that ends does not take its sends along.
                 .parallelize(tokio::spawn)

@@ -31,6 +31,10 @@ use crate::store::StoreResult;
 /// goes wrong.
 pub const LOG_FILTER: &str = "info,apalis=warn,apalis_core=warn";
 
+/// How many jobs may go on without a slot, for each slot, to write down what they did. When there are more,
+/// none is begun: so much was sent at most, and is not known to be, when a process dies.
+pub const BEYOND_SLOTS: usize = 5;
+
 /// The queues. Their names are NOTIFY payloads and settings: renaming one is a breaking change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum QueueName {
@@ -92,7 +96,8 @@ impl std::fmt::Display for QueueName {
 pub struct Fetched<Job> {
     /// Claimed now; at most as many as asked for.
     pub jobs: Vec<Job>,
-    /// How far away the next row is that is not claimed yet, where that is known.
+    /// How far away the next row is that is not claimed yet, where that is known. Where it is not and there
+    /// are jobs, the queue is looked at again at once.
     pub next_due: Option<Duration>,
 }
 
@@ -102,6 +107,10 @@ pub trait Source: Send + Sync + 'static {
     /// What a task carries: ids only.
     type Job: std::fmt::Debug + Clone + Send + Sync + Unpin + 'static;
 
+    /// Waits, for milliseconds, where more slots are about to be free: called when one is, before they are
+    /// counted.
+    async fn gather(&self) {}
+
     /// Claims up to `free` jobs.
     ///
     /// # Errors
@@ -110,8 +119,8 @@ pub trait Source: Send + Sync + 'static {
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<Self::Job>>;
 
     /// Does one job. Whatever goes wrong is settled in here. Once the slot is dropped another job is
-    /// claimed for it; up to twice as many jobs as there are slots may go on without one, to write down
-    /// what they did.
+    /// claimed for it; up to [`BEYOND_SLOTS`] times as many jobs as there are slots may go on without one,
+    /// to write down what they did.
     async fn handle(&self, job: Self::Job, slot: Slot);
 
     /// Gives back what was claimed and not begun; called once, when the process drains.

@@ -1,6 +1,6 @@
 //! Claims: a worker's hold on a delivery, from taking it up to its record, its hand-back or the end of its lease.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -23,8 +23,10 @@ pub struct Claim<'a> {
     pub limit: i64,
     /// For how long.
     pub lease: Duration,
-    /// Not over these channels: their slots are taken.
-    pub except_channels: &'a [String],
+    /// At most so many over one channel.
+    pub per_channel: i64,
+    /// Channels over which there are fewer, or none: some of their slots are taken, or all.
+    pub left: &'a BTreeMap<String, i64>,
     /// Only those whose workers died repeatedly; else only the others.
     pub isolated: bool,
     /// Where not the earliest ones are claimed but tenants and channels take turns: the pair that had
@@ -81,6 +83,9 @@ pub struct ClaimedRow {
     pub disabled_categories: Option<Vec<String>>,
     /// A try whose worker seemed to have vanished had succeeded after all.
     pub delivered: bool,
+    /// Where tenants and channels take turns: the place of this one's pair after the pair that had the last
+    /// turn. `None` where pairs before it had something due, and nothing was taken of one of them.
+    pub turn: Option<i32>,
     /// When it was due.
     pub due_at: DateTime<Utc>,
     /// The database's now, when it was claimed.
@@ -91,61 +96,100 @@ pub struct ClaimedRow {
 /// session holds are passed over.
 ///
 /// The earliest ones come first; or tenants and channels take turns (`turns_after`), each pair an equal
-/// share, found by skipping through an index, at most 1,000 pairs a claim: it costs the same however much
-/// one tenant has that is late, or a channel whose slots are taken.
+/// share, after the last one the first one again. Pairs are found by skipping through an index, at most
+/// 1,000 a claim: it costs the same however much one tenant has that is late, or a channel whose slots are
+/// taken. One claim fills several channels, each as far as its slots go; what it had to lock beyond that is
+/// free again when it commits.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn claim(conn: &mut PgConnection, claim: &Claim<'_>) -> StoreResult<Vec<ClaimedRow>> {
+    let (channels, left): (Vec<String>, Vec<i64>) = claim.left.clone().into_iter().unzip();
+    let taken = claim.left.iter().filter(|(_, left)| **left <= 0);
+    let taken: Vec<String> = taken.map(|(channel, _)| channel.clone()).collect();
     Ok(sqlx::query_as!(
         ClaimedRow,
         r#"-- claims::claim
-with recursive pairs (tenant_id, channel, is_due, due_pairs, steps) as (
-    select first.tenant_id, first.channel, d.is_due, d.is_due::int, 1
+with recursive moment as materialized (
+    -- Once: every call takes as long as a look at an index.
+    select chimeway.now() as now
+), pairs (tenant_id, channel, again, is_due, due_pairs, steps) as (
+    select first.tenant_id, first.channel, first.again, d.is_due, d.is_due::int, 1
     from (
-        select tenant_id collate "C" as tenant_id, channel collate "C" as channel
-        from chimeway.deliveries
-        where $7 and next_attempt_at is not null
-            and (tenant_id collate "C", channel collate "C") > ($8::text collate "C", $9::text collate "C")
-        order by tenant_id collate "C", channel collate "C"
+        select * from (
+            (
+                select tenant_id collate "C" as tenant_id, channel collate "C" as channel, false as again
+                from chimeway.deliveries
+                where $7 and next_attempt_at is not null
+                    and (tenant_id collate "C", channel collate "C") > ($8::text collate "C", $9::text collate "C")
+                order by tenant_id collate "C", channel collate "C"
+                limit 1
+            )
+            union all
+            (
+                select tenant_id collate "C", channel collate "C", true
+                from chimeway.deliveries
+                where $7 and next_attempt_at is not null
+                order by tenant_id collate "C", channel collate "C"
+                limit 1
+            )
+        ) ahead
+        order by again
         limit 1
     ) first
     cross join lateral (
         select first.channel <> all($4) and exists (
             select from chimeway.deliveries d
             where d.tenant_id collate "C" = first.tenant_id and d.channel collate "C" = first.channel
-                and d.next_attempt_at is not null and d.next_attempt_at <= (select chimeway.now())
+                and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
         ) as is_due
     ) d
     union all
-    select next.tenant_id, next.channel, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1
+    select next.tenant_id, next.channel, next.again, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1
     from pairs p
     cross join lateral (
-        select d.tenant_id collate "C" as tenant_id, d.channel collate "C" as channel
-        from chimeway.deliveries d
-        where d.next_attempt_at is not null
-            and (d.tenant_id collate "C", d.channel collate "C") > (p.tenant_id, p.channel)
-        order by d.tenant_id collate "C", d.channel collate "C"
+        select * from (
+            (
+                select d.tenant_id collate "C" as tenant_id, d.channel collate "C" as channel, p.again
+                from chimeway.deliveries d
+                where d.next_attempt_at is not null
+                    and (d.tenant_id collate "C", d.channel collate "C") > (p.tenant_id, p.channel)
+                order by d.tenant_id collate "C", d.channel collate "C"
+                limit 1
+            )
+            union all
+            -- After the last one comes the first one again.
+            (
+                select d.tenant_id collate "C", d.channel collate "C", true
+                from chimeway.deliveries d
+                where not p.again and d.next_attempt_at is not null
+                order by d.tenant_id collate "C", d.channel collate "C"
+                limit 1
+            )
+        ) ahead
+        order by again
         limit 1
     ) next
     cross join lateral (
         select next.channel <> all($4) and exists (
             select from chimeway.deliveries d
             where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
-                and d.next_attempt_at is not null and d.next_attempt_at <= (select chimeway.now())
+                and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
         ) as is_due
     ) d
     where p.due_pairs < $1::bigint and p.steps < 1000
+        -- Once round: to the one that had the last turn.
+        and (not next.again or (next.tenant_id, next.channel) <= ($8::text collate "C", $9::text collate "C"))
 ), due as materialized (
-    select earliest.id from (
-        select id
+    select earliest.id, earliest.channel, 0 as turn, row_number() over () as place from (
+        select id, channel
         from chimeway.deliveries
         -- Not `status in ('pending', 'failed')`, which says the same of what is due: the planner takes that for
         -- rare, then reads and sorts all that is due instead of the first of it.
-        where not $7 and next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
+        where not $7 and next_attempt_at is not null and next_attempt_at <= (select now from moment)
             and status <> 'dispatched'
             and (crashes >= $6) = $5
             and channel <> all($4)
@@ -154,14 +198,14 @@ with recursive pairs (tenant_id, channel, is_due, due_pairs, steps) as (
         for no key update skip locked
     ) earliest
     union all
-    select share.id from (
-        select d.id
+    select share.id, share.channel, share.turn, row_number() over () from (
+        select d.id, p.channel, p.steps as turn
         from pairs p
         cross join lateral (
             select d.id
             from chimeway.deliveries d
             where d.tenant_id collate "C" = p.tenant_id and d.channel collate "C" = p.channel
-                and d.next_attempt_at is not null and d.next_attempt_at <= (select chimeway.now())
+                and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
                 and (d.crashes >= $6) = $5
             order by d.next_attempt_at
@@ -172,11 +216,19 @@ with recursive pairs (tenant_id, channel, is_due, due_pairs, steps) as (
         order by p.steps
         limit $1
     ) share
+), fits as materialized (
+    select due.id, due.turn, due.nth <= coalesce(slots.free, $12::bigint) as fits
+    from (
+        select id, turn, channel, row_number() over (partition by channel order by place) as nth from due
+    ) due
+    left join unnest($10::text[], $11::bigint[]) as slots (channel, free) on slots.channel = due.channel
+), passed_over (turn) as (
+    select min(turn) from (select turn from fits group by turn having not bool_or(fits)) none_taken
 ), claimed as (
     update chimeway.deliveries d
     set status = 'dispatched', claim_no = d.claim_no + 1, attempts = d.attempts + 1,
-        lease_owner = $2, lease_until = (select chimeway.now()) + $3
-    where d.id = any(array(select due.id from due))
+        lease_owner = $2, lease_until = (select now from moment) + $3
+    where d.id = any(array(select id from fits where fits))
     returning d.*
 )
 select
@@ -196,8 +248,10 @@ select
         where a.delivery_id = c.id and a.outcome = 'succeeded'
         offset 0
     ) as "delivered!",
-    c.next_attempt_at as "due_at!", (select chimeway.now()) as "now!"
+    case when f.turn < (select coalesce(turn, 1001) from passed_over) then f.turn end as "turn?",
+    c.next_attempt_at as "due_at!", (select now from moment) as "now!"
 from claimed c
+join fits f on f.id = c.id
 -- By key, row by row, whatever the planner makes of a limit that it does not know: `offset 0` keeps it from
 -- reading whole tables to join them with a handful of rows.
 left join lateral (
@@ -222,12 +276,15 @@ order by c.next_attempt_at, c.id"#,
         claim.limit,
         claim.owner,
         interval(claim.lease),
-        claim.except_channels,
+        &taken,
         claim.isolated,
         CRASHES_BEFORE_ISOLATION,
         claim.turns_after.is_some(),
         claim.turns_after.map_or("", |(tenant, _)| tenant),
         claim.turns_after.map_or("", |(_, channel)| channel),
+        &channels,
+        &left,
+        claim.per_channel,
     )
     .fetch_all(conn)
     .await?)

@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// How long at most the next rows gather after a batch that was not full.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// A kind of work that is done in batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -124,24 +127,30 @@ impl Batches {
 struct Running<'a> {
     batches: &'a Batches,
     kind: Kind,
-    took: usize,
+    began: Instant,
+    took: batch::Took,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
+        let mut rest = Duration::ZERO;
         if let Some(mut pace) = self.batches.pace(self.kind) {
             pace.running = false;
-            if self.took == 0 {
-                let pause = HELD.0.saturating_mul(1 << pace.held.min(16)).min(HELD.1);
+            if self.took.rows == 0 {
+                rest = HELD.0.saturating_mul(1 << pace.held.min(16)).min(HELD.1);
                 pace.held = pace.held.saturating_add(1);
-                pace.not_before = Some(Instant::now() + pause);
             } else {
                 pace.held = 0;
-                pace.not_before = None;
+                // Half of the time at most goes into transactions: the more rows become due, the more each
+                // one takes.
+                if !self.took.full {
+                    rest = self.began.elapsed().min(GATHER);
+                }
             }
+            pace.not_before = Some(Instant::now() + rest);
         }
         // There may be more, and nobody else says so.
-        self.batches.core.wakes.of(self.batches.queue).now();
+        self.batches.core.wakes.of(self.batches.queue).later(rest);
     }
 }
 
@@ -170,6 +179,10 @@ impl Source for Batches {
                 next_due = Some(next_due.map_or(wait, |known| known.min(wait)));
             }
         }
+        // What is running wakes when it ends: until then there is nothing more to find of it.
+        if !jobs.is_empty() {
+            next_due = next_due.or(Some(Duration::MAX));
+        }
         Ok(Fetched { jobs, next_due })
     }
 
@@ -177,12 +190,13 @@ impl Source for Batches {
         let mut running = Running {
             batches: self,
             kind,
-            took: 0,
+            began: Instant::now(),
+            took: batch::Took::default(),
         };
         match self.take(kind).await {
             Ok(took) => {
                 metrics::took(kind.name(), took.rows);
-                running.took = took.rows;
+                running.took = took;
             }
             Err(error) => {
                 metrics::not_taken(kind.name());

@@ -1,7 +1,7 @@
 //! The delivery queue: a task is one claimed delivery.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::TimeDelta;
 use sqlx::PgPool;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
@@ -30,8 +30,8 @@ const CRASHES_EVERY: Duration = Duration::from_secs(1);
 const FAR_EVERY: Duration = Duration::from_millis(100);
 /// From this lateness on tenants and channels take turns, so that one tenant's flood is its own.
 const LATE: TimeDelta = TimeDelta::seconds(1);
-/// How long after its first slot is free again a channel whose slots were all taken is claimed for, where no
-/// handful is free before: a claim for one message costs as much as one for many.
+/// How long after the first slot of a full channel is free again the next claim comes, where they are not
+/// all free before: a claim for one message costs as much as one for many.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long after the database came back leases are left alone: those who held them record first.
 const RECORDERS_FIRST: Duration = Duration::from_secs(3);
@@ -43,6 +43,8 @@ pub(super) struct Deliveries {
     stage: Stage,
     limit: usize,
     state: Mutex<State>,
+    /// No channel is full any more.
+    freed: Notify,
 }
 
 /// A tenant and a channel.
@@ -55,12 +57,11 @@ struct State {
     unbegun: HashMap<ClaimRef, Claimed>,
     /// How many are claimed or being sent, per channel.
     in_flight: HashMap<String, usize>,
-    /// Channels whose slots were all taken: claimed for again when a handful is free, or at that instant.
+    /// Channels whose slots were all taken by the last claim, until all are free. From the first free one
+    /// on others are waited for until that instant.
     full: HashMap<String, Option<Instant>>,
-    /// The last look past such channels found nothing.
-    others_rest: bool,
-    /// The last look of all found something.
-    busy: bool,
+    /// The last claim took all the slots of a channel just now, and nobody has waited for them yet.
+    filled_at: Option<Instant>,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
     crashes_at: Option<Instant>,
@@ -80,6 +81,7 @@ impl Deliveries {
             stage,
             limit,
             state: Mutex::default(),
+            freed: Notify::new(),
         }
     }
 
@@ -90,11 +92,6 @@ impl Deliveries {
     /// Half the slots for one channel, so that one whose provider hangs does not stop the others.
     fn channel_cap(&self) -> usize {
         self.limit.div_ceil(2)
-    }
-
-    /// How many free slots of a channel are worth a claim.
-    fn handful(&self) -> usize {
-        self.channel_cap().div_ceil(2)
     }
 
     fn register(&self, claimed: Vec<Claimed>, isolated: bool) -> Vec<ClaimRef> {
@@ -108,6 +105,7 @@ impl Deliveries {
                 *count += 1;
                 if *count >= self.channel_cap() {
                     state.full.insert(channel, None);
+                    state.filled_at = Some(Instant::now());
                 }
                 metrics::in_flight(&self.core, &state.in_flight, &claimed.row.channel);
                 state.isolated |= isolated;
@@ -129,8 +127,11 @@ impl Deliveries {
             metrics::in_flight(&self.core, &state.in_flight, channel);
             let wake = self.core.wakes.of(QueueName::Delivery);
             if let Some(again) = state.full.get_mut(channel) {
-                if left + self.handful() <= self.channel_cap() {
+                if left == 0 {
                     state.full.remove(channel);
+                    if state.full.is_empty() {
+                        self.freed.notify_one();
+                    }
                     wake.now();
                 } else if again.is_none() {
                     *again = Some(Instant::now() + GATHER);
@@ -143,60 +144,49 @@ impl Deliveries {
         }
     }
 
-    /// Claims for up to `free` slots, over channels that have slots left.
+    /// Until when slots of full channels are waited for.
+    fn gathers_until(&self) -> Option<Instant> {
+        let mut state = self.state();
+        let filled = state.filled_at.take().map(|at| at + GATHER);
+        let first_free = state.full.values().flatten().min().copied();
+        let until = filled.max(first_free)?;
+        (!state.full.is_empty()).then_some(until)
+    }
+
+    /// Claims for up to `free` slots, for each channel as many as it has left.
     async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
-        let cap = self.channel_cap();
-        let (full, room, isolated, turns_after) = {
-            let now = Instant::now();
+        let (which, isolated) = {
+            let cap = self.channel_cap();
             let mut state = self.state();
+            // Past a channel whose slots are taken turns lead as well: its late rows cost nothing then.
+            let turns = state.late || !state.full.is_empty();
+            let left = |(channel, taken): (&String, &usize)| {
+                (channel.clone(), count(cap.saturating_sub(*taken)))
+            };
+            let left: BTreeMap<String, i64> = state.in_flight.iter().map(left).collect();
+            // This claim is for the free ones.
             state
                 .full
-                .retain(|_, again| again.is_none_or(|at| at > now));
-            let full: Vec<String> = state.full.keys().cloned().collect();
-            let others = state.in_flight.iter();
-            let room = others.filter(|(channel, _)| !state.full.contains_key(*channel));
-            let room = room.map(|(_, count)| cap.saturating_sub(*count));
-            // A channel that is not full yet must not be filled beyond its half by one claim.
-            let room = room.min().unwrap_or(cap);
-            // Past a channel whose slots are taken turns lead as well: its late rows cost nothing then.
-            let turns = state.late || !full.is_empty();
-            let turns_after = turns.then(|| state.last_turn.clone());
-            (full, room, state.isolated, turns_after)
-        };
-        let limit = i64::try_from(free.min(room.max(1))).unwrap_or(1);
-        let which = Which {
-            limit,
-            except_channels: full,
-            isolated: false,
-            turns_after,
+                .retain(|channel, _| left.get(channel) == Some(&0));
+            let which = Which {
+                limit: count(free),
+                per_channel: count(cap),
+                left,
+                isolated: false,
+                turns_after: turns.then(|| state.last_turn.clone()),
+            };
+            (which, state.isolated)
         };
         let mut claimed = self.claim_which(which.clone()).await?;
-        if let (Some(last), true) = (&which.turns_after, claimed.is_empty()) {
-            // After the last turn comes the first one again.
-            if *last != Turn::default() {
-                let first = Which {
-                    turns_after: Some(Turn::default()),
-                    ..which.clone()
-                };
-                claimed = self.claim_which(first).await?;
-            }
-            // Far apart are those who have something due: nobody may wait for a turn that does not come.
-            if claimed.is_empty() && self.looks_far() {
-                let earliest = Which {
-                    turns_after: None,
-                    ..which.clone()
-                };
-                claimed = self.claim_which(earliest).await?;
-            }
+        // Far apart are those who have something due: nobody may wait for a turn that does not come.
+        if claimed.is_empty() && which.turns_after.is_some() && self.looks_far() {
+            let earliest = Which {
+                turns_after: None,
+                ..which.clone()
+            };
+            claimed = self.claim_which(earliest).await?;
         }
         let taken = claimed.len();
-        {
-            let mut state = self.state();
-            state.busy = taken > 0;
-            if !which.except_channels.is_empty() {
-                state.others_rest = taken == 0;
-            }
-        }
         if isolated_too && !isolated && taken < free {
             let alone = Which { limit: 1, ..which }.isolated();
             match dispatch::claim(&self.core, &self.pool, alone).await {
@@ -211,16 +201,18 @@ impl Deliveries {
 
     /// Claims, and remembers how late that was and who had the last turn.
     async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
-        let limit = which.limit;
         let rows = dispatch::claim(&self.core, &self.pool, which).await?;
-        let is_short = i64::try_from(rows.len()).is_ok_and(|taken| taken < limit);
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
-        let pair = |one: &Claimed| (one.row.tenant.clone(), one.row.channel.clone());
-        if let (Some(lateness), Some(last)) = (lateness, rows.iter().map(pair).max()) {
+        let turns = rows.iter().filter_map(|one| Some((one.row.turn?, one)));
+        let last = turns.max_by_key(|(turn, _)| *turn);
+        {
             let mut state = self.state();
-            state.late = lateness > LATE;
-            // Nobody is left after these: the first one is next.
-            state.last_turn = if is_short { Turn::default() } else { last };
+            if let Some(lateness) = lateness {
+                state.late = lateness > LATE;
+            }
+            if let Some((_, last)) = last {
+                state.last_turn = (last.row.tenant.clone(), last.row.channel.clone());
+            }
         }
         Ok(self.register(rows, false))
     }
@@ -250,14 +242,6 @@ impl Deliveries {
     }
 
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
-        // What is due is due over a channel whose slots were just taken: it may have some in a moment.
-        let rests = {
-            let state = self.state();
-            state.busy && state.others_rest && !state.full.is_empty()
-        };
-        if rests {
-            self.core.wakes.of(QueueName::Delivery).sleep(GATHER).await;
-        }
         let crashes = self.looks_after_crashes();
         if crashes {
             sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
@@ -288,6 +272,10 @@ impl Drop for InFlight<'_> {
     }
 }
 
+fn count(slots: usize) -> i64 {
+    i64::try_from(slots).unwrap_or(i64::MAX)
+}
+
 fn is_isolated(claimed: &Claimed) -> bool {
     claimed.row.crashes >= CRASHES_BEFORE_ISOLATION
 }
@@ -295,6 +283,18 @@ fn is_isolated(claimed: &Claimed) -> bool {
 #[async_trait]
 impl Source for Deliveries {
     type Job = ClaimRef;
+
+    async fn gather(&self) {
+        let Some(until) = self.gathers_until() else {
+            return;
+        };
+        while !self.state().full.is_empty() {
+            tokio::select! {
+                () = self.freed.notified() => {}
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
 
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
         let looked = self.look(free).await;

@@ -56,7 +56,8 @@ impl Workers {
         self
     }
 
-    /// Listens through another pool, or not at all: work is then found by polling, within a second.
+    /// Listens through another pool, or not at all: work is then found by polling, within a
+    /// tenth of a second.
     #[must_use]
     pub fn listen(mut self, pool: Option<PgPool>) -> Self {
         self.listen = pool;
@@ -100,7 +101,9 @@ impl Workers {
             .collect();
         // A second fleet of the same handle runs what the first one does.
         let _ = core.runs.set(runs);
-        let stage = Stage::start(Arc::clone(&core), self.pool.clone());
+        // More than half of those that may wait: the others are sent while these are written down.
+        let enough = limit(QueueName::Delivery).saturating_mul(queue::BEYOND_SLOTS.div_ceil(2));
+        let stage = Stage::start(Arc::clone(&core), self.pool.clone(), enough);
         let delivery = Arc::new(delivery::Deliveries::new(
             Arc::clone(&core),
             self.pool.clone(),
@@ -119,9 +122,9 @@ impl Workers {
             core: Arc::clone(&core),
             pool: self.pool.clone(),
         });
-        queue::Fleet::new(core.worker.clone(), core.wakes.clone(), self.health)
+        let (name, wakes) = (core.worker.clone(), core.wakes.clone());
+        queue::Fleet::new(name, wakes, self.health, self.listen)
             .grace(self.grace)
-            .listen(self.listen)
             .queue(QueueName::Delivery, limit(QueueName::Delivery), &delivery)
             .queue(QueueName::Signals, limit(QueueName::Signals), &signals)
             .queue(
