@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use chimeway::{
@@ -99,14 +100,24 @@ fn assert_traces(kept: &Kept) {
 async fn a_journey_is_told_from_its_trigger_to_its_end() {
     let (story, kept) = followed().await;
     story.apply(MENTION).await;
-    story
-        .channel()
-        .answer([Answer::Temporary(None), Answer::Takes, Answer::Bounced]);
+    let minute = Duration::from_secs(60);
+    story.channel().answer([
+        Answer::Temporary(Some(minute)),
+        Answer::Takes,
+        Answer::Bounced,
+    ]);
     let run = story.trigger("mention_escalation", "ada").await;
     assert_eq!(kept.told(run), "", "nothing of it has been worked on");
     story.drain().await;
     story.advance("PT3H").await;
-    insta::assert_snapshot!(kept.told(run), @"");
+    insta::assert_snapshot!(kept.told(run), @r"
+    trigger mention_escalation 09:00:00..09:00:00: run.id=<id> workflow.key=mention_escalation workflow.version=1
+    send in_app 09:00:00..09:00:00 failed: run.id=<id> delivery.id=<id> channel=in_app event.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_in_app attempt.number=1 outcome=failed error.type=temporary
+    send in_app 09:01:00..09:01:00: run.id=<id> delivery.id=<id> channel=in_app event.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_in_app attempt.number=2 outcome=succeeded
+    wait step_wait_for_read 09:01:00..11:01:00: run.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_wait_for_read outcome=elapsed
+    send email 11:01:00..11:01:00 failed: run.id=<id> delivery.id=<id> channel=email event.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_email_escalation attempt.number=1 outcome=failed error.type=bounced
+    run mention_escalation 09:00:00..11:01:00: run.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_email_escalation outcome=completed reason=completed
+    ");
     assert_traces(&kept);
 }
 
@@ -118,7 +129,12 @@ async fn a_wait_that_a_signal_ends_says_so() {
     story.advance("PT20M").await;
     story.signal("ada", "notification_read").await;
     story.advance("PT10M").await;
-    insta::assert_snapshot!(kept.told(run), @"");
+    insta::assert_snapshot!(kept.told(run), @r"
+    trigger mention_escalation 09:00:00..09:00:00: run.id=<id> workflow.key=mention_escalation workflow.version=1
+    send in_app 09:00:00..09:00:00: run.id=<id> delivery.id=<id> channel=in_app event.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_in_app attempt.number=1 outcome=succeeded
+    wait step_wait_for_read 09:00:00..09:20:00: run.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_wait_for_read outcome=signalled
+    run mention_escalation 09:00:00..09:20:00: run.id=<id> workflow.key=mention_escalation workflow.version=1 step.key=step_wait_for_read outcome=stopped reason=stop_condition:notification_read
+    ");
     assert_traces(&kept);
 }
 
@@ -149,11 +165,11 @@ async fn runs_that_a_worker_makes_tell_that_too() {
     for span in expansions {
         assert_eq!((span.ended - span.began).num_seconds(), 5);
     }
-    let events: BTreeSet<&SpanValue> = spans
+    let events: BTreeSet<String> = spans
         .iter()
         .flat_map(|span| &span.attributes)
         .filter(|(name, _)| *name == "chimeway.event.id")
-        .map(|(_, value)| value)
+        .map(|(_, value)| format!("{value:?}"))
         .collect();
     assert_eq!(events.len(), 1, "they name the trigger they have in common");
     assert_traces(&kept);
@@ -161,8 +177,9 @@ async fn runs_that_a_worker_makes_tell_that_too() {
 
 /// Somebody does not want to see anything in the app.
 async fn unwanted(story: &Story, who: &str) {
-    let preference = "insert into chimeway.preferences (tenant_id, recipient, kind, name, enabled)
-                      values ('org_456', $1, 'channel', 'in_app', false)";
+    let preference =
+        "insert into chimeway.preferences (tenant_id, recipient, kind, name, enabled, updated_at)
+                      values ('org_456', $1, 'channel', 'in_app', false, now())";
     let written = sqlx::query(preference)
         .bind(who)
         .execute(story.pool())
@@ -233,7 +250,20 @@ async fn a_try_whose_worker_vanished_is_told_when_it_is_closed() {
             lease_until = chimeway.now() + interval '30 seconds'";
     story.pool().execute(claimed).await.unwrap();
     story.advance("PT10M").await;
-    insta::assert_snapshot!(kept.told(run), @"");
+    insta::assert_snapshot!(kept.told(run), @r"
+    trigger mention_escalation 09:00:00..09:00:00: run.id=<id> workflow.key=mention_escalation workflow.version=1
+    send in_app 09:00:00..09:10:00 failed: run.id=<id> delivery.id=<id> channel=in_app workflow.key=mention_escalation workflow.version=1 step.key=step_in_app attempt.number=1 outcome=unknown error.type=unknown
+    ");
+    story.advance("PT10H").await;
+    assert_eq!(
+        kept.names(run)[2..],
+        [
+            "send in_app",
+            "wait step_wait_for_read",
+            "send email",
+            "run mention_escalation"
+        ]
+    );
     assert_traces(&kept);
 }
 
