@@ -265,11 +265,11 @@ async fn a_collector_that_hangs_holds_back_neither_messages_nor_the_end() {
         (psql(&url, &[], over).expect(0).out == "2\n").then_some(())
     })
     .await;
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(9));
     let told = Instant::now();
     let (status, lines) = worker.told(Signal::SIGTERM).await;
     assert!(status.success(), "{status}: {lines:?}");
-    assert!(told.elapsed() < Duration::from_secs(12), "{lines:?}");
+    assert!(told.elapsed() < Duration::from_secs(20), "{lines:?}");
     let lost = lines
         .iter()
         .find(|line| line.contains("spans are not sent"));

@@ -66,7 +66,7 @@ pub(crate) struct Exporter {
 pub(crate) fn start(otlp: &Otlp, process: &str) -> Result<(impl SpanSink, Exporter), CliError> {
     let bad = |error: ChannelConfigError| ConfigError::BadValue {
         name: "otlp.root_certificates",
-        problem: error.to_string(),
+        problem: error.problem,
     };
     let client = http_client(otlp.root_certificates.as_deref()).map_err(bad)?;
     let (queue, spans) = mpsc::channel(QUEUE);
@@ -140,7 +140,9 @@ impl Exporter {
             task.abort();
             let spans = unsent.load(Ordering::Relaxed);
             metrics::spans_dropped(spans);
-            tracing::warn!(spans, "spans are not sent: the collector does not answer");
+            if spans > 0 {
+                tracing::warn!(spans, "spans are not sent: the collector does not answer");
+            }
         }
     }
 }

@@ -191,6 +191,13 @@ impl Span {
         self
     }
 
+    fn of_event(self, event: Option<EventId>) -> Self {
+        match event {
+            Some(event) => self.with("chimeway.event.id", event.to_string()),
+            None => self,
+        }
+    }
+
     fn of_definition(self, definition: &Definition) -> Self {
         self.with("chimeway.workflow.key", definition.key.as_str())
             .with("chimeway.workflow.version", definition.version.0)
@@ -217,11 +224,7 @@ pub(super) fn expanded(core: &Core, started: &[Started], now: DateTime<Utc>) -> 
         let id = SpanKind::Expand.id(one.run.0, 0);
         let name = one.definition.key.as_str();
         let span = Span::new(SpanKind::Expand, (one.run, id), (one.at, now), name);
-        let span = span.of_definition(&one.definition);
-        match one.event {
-            Some(event) => span.with("chimeway.event.id", event.to_string()),
-            None => span,
-        }
+        span.of_definition(&one.definition).of_event(one.event)
     };
     wanted.map(span).collect()
 }
@@ -281,34 +284,29 @@ fn of_try(one: &Attempted, origin: Origin, definition: Option<&Definition>) -> O
     let took = chrono::TimeDelta::from_std(one.took).unwrap_or_default();
     let times = (one.started_at, one.started_at + took);
     let id = kind.id(one.claim.id.0, one.number.0);
-    let mut span = Span::new(kind, (one.run, id), times, &one.channel)
+    let span = Span::new(kind, (one.run, id), times, &one.channel)
         .with("chimeway.delivery.id", one.claim.id.to_string())
-        .with("chimeway.channel", one.channel.as_str());
-    if let Some(event) = origin.event {
-        span = span.with("chimeway.event.id", event.to_string());
-    }
-    let step = definition.zip(origin.step);
-    span = match step.and_then(|(definition, step)| Some((definition, definition.index_of(step)?)))
-    {
+        .with("chimeway.channel", one.channel.as_str())
+        .of_event(origin.event);
+    let step = definition.and_then(|known| Some((known, known.index_of(origin.step?)?)));
+    let span = match step {
         Some((definition, step)) => span.of_step(definition, step),
         None => span,
     };
-    Some(match one.unsent {
-        Some(Unsent::Suppressed(reason)) => span
-            .with("chimeway.outcome", "suppressed")
-            .with("chimeway.reason", reason),
-        _ => {
-            let (outcome, class) = one.result.as_row();
-            let span = span
-                .with("chimeway.attempt.number", one.number.0)
-                .with("chimeway.outcome", outcome);
-            let failed = class.is_some();
-            let span = match class {
-                Some(class) => span.with("error.type", class),
-                None => span,
-            };
-            Span { failed, ..span }
-        }
+    if let Some(Unsent::Suppressed(reason)) = one.unsent {
+        let span = span.with("chimeway.outcome", "suppressed");
+        return Some(span.with("chimeway.reason", reason));
+    }
+    let (outcome, class) = one.result.as_row();
+    let span = span
+        .with("chimeway.attempt.number", one.number.0)
+        .with("chimeway.outcome", outcome);
+    Some(match class {
+        None => span,
+        Some(class) => Span {
+            failed: true,
+            ..span.with("error.type", class)
+        },
     })
 }
 
