@@ -104,6 +104,10 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     queues.chimeway_delivery   20                     default
     queues.chimeway_signals    10                     default
     queues.chimeway_workflows  5                      default
+    otlp.endpoint              -                      default
+    otlp.service_name          chimeway               default
+    otlp.ratio                 1                      default
+    otlp.root_certificates     -                      default
     channels.email.adapter     smtp                   file chimeway.toml
     channels.email.from        ops@example.com        file chimeway.toml
     channels.email.host        mail.example           file chimeway.toml

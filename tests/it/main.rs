@@ -62,10 +62,12 @@ mod hosts;
 mod late;
 mod metrics;
 mod observing;
+mod otlp;
 mod races;
 mod replay;
 mod session_races;
 mod sharing;
+mod spans;
 mod timing;
 
 // The schema and the source tree.

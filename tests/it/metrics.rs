@@ -32,7 +32,7 @@ const TRIGGER: &str = "trigger mention_escalation --tenant org_456 --recipient u
 const TRACK: &str = "track notification_read --tenant org_456 --actor user_123";
 
 /// What an address answers: the status and the body.
-async fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -44,7 +44,7 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 }
 
 /// Where a worker serves, of what it logs.
-async fn address(worker: &Running) -> String {
+pub(crate) async fn address(worker: &Running) -> String {
     let line = worker.prints(" serves /livez").await;
     let (_, rest) = line.split_once("http://").unwrap();
     rest.split(' ').next().unwrap().to_owned()

@@ -15,6 +15,7 @@ use sqlx::{Connection as _, Executor as _};
 
 use crate::{
     logs::Logs,
+    spans::Kept,
     tools::{MENTION, MORNING, actor, lines, tenant, trigger, trigger_of},
 };
 
@@ -78,9 +79,14 @@ steps:
 ";
 
 async fn story() -> Story {
+    followed_story(Kept::default()).await
+}
+
+/// As [`story`], and its spans are kept.
+async fn followed_story(spans: Kept) -> Story {
     let story = Story::builder()
         .channel("email", Gossip)
-        .with(|builder| builder.extra_channel("sms").unwrap())
+        .with(|builder| builder.extra_channel("sms").unwrap().spans(spans))
         .begin(MORNING)
         .await;
     story.apply(WORKFLOW).await;
@@ -107,7 +113,8 @@ async fn kept(story: &Story) -> String {
 #[tokio::test]
 async fn a_journey_leaves_nothing_in_histories_attempts_and_logs() {
     let (logs, logging) = Logs::begin();
-    let story = story().await;
+    let spans = Kept::default();
+    let story = followed_story(spans.clone()).await;
     for key in ["first", "second"] {
         let keyed = marked("gossip").idempotency_key(format!("{key} of {MARK}"));
         trigger(story.chimeway(), story.pool(), keyed)
@@ -161,6 +168,10 @@ async fn a_journey_leaves_nothing_in_histories_attempts_and_logs() {
     let kept = kept(&story).await;
     assert!(kept.contains("the channel panicked") && kept.contains("the message bounced"));
     assert_clean("the rows", &kept);
+    let spans = spans.all();
+    let failed = spans.iter().filter(|span| span.failed).count();
+    assert!(failed >= 20, "{spans:#?}");
+    assert_clean("the spans", &format!("{spans:#?}"));
     let mut shown = String::new();
     for run in all_runs(&story).await {
         let explained = serde_json::to_string(&story.explain(run).await).unwrap();

@@ -66,7 +66,8 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     without_postgres_variables(&mut command);
     for (name, _) in std::env::vars_os() {
         let bytes = name.as_encoded_bytes();
-        if bytes.starts_with(b"CHIMEWAY_") || bytes.ends_with(b"DATABASE_URL") {
+        let ours = bytes.starts_with(b"CHIMEWAY_") || bytes.starts_with(b"OTEL_");
+        if ours || bytes.ends_with(b"DATABASE_URL") {
             command.env_remove(name);
         }
     }

@@ -56,7 +56,9 @@ impl Reply {
 pub(crate) struct Request {
     pub(crate) line: String,
     pub(crate) headers: Vec<(String, String)>,
+    /// What does not come as text is garbled here.
     pub(crate) body: String,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Request {
@@ -250,7 +252,7 @@ async fn read(stream: &mut impl Stream) -> Option<Request> {
         headers: headers
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        body: String::new(),
+        ..Request::default()
     };
     let length: usize = request
         .header("content-length")
@@ -262,6 +264,7 @@ async fn read(stream: &mut impl Stream) -> Option<Request> {
             return None;
         }
     }
-    request.body = String::from_utf8(bytes).unwrap();
+    request.body = String::from_utf8_lossy(&bytes).into_owned();
+    request.bytes = bytes;
     Some(request)
 }

@@ -24,7 +24,8 @@ const IMPURE: [&str; 9] = [
 
 /// Where SQL may be written beside `store`: each a host's or a test's, the listener's own connection, or
 /// what measures the engine from outside.
-const SQL_HOMES: [&str; 8] = [
+const SQL_HOMES: [&str; 9] = [
+    "benches/",
     "crates/chimeway/src/store/",
     "crates/chimeway/src/queue/listener.rs",
     "crates/chimeway-cluster/tests/",
@@ -35,11 +36,17 @@ const SQL_HOMES: [&str; 8] = [
     "tests/",
 ];
 
-/// Where apalis may be named: by us in the queue, and in the example of a host that has a queue of its own. In
+/// Where apalis may be named: by us in the queue, in the example of a host that has a queue of its own, and in what
+/// is measured beside it. In
 /// `crates/` that goes for comments and texts too.
-const APALIS_HOMES: [&str; 2] = ["crates/chimeway/src/queue/", "examples/embedded-fleet/"];
-const APALIS_MANIFESTS: [&str; 3] = [
+const APALIS_HOMES: [&str; 3] = [
+    "benches/over-apalis-postgres/",
+    "crates/chimeway/src/queue/",
+    "examples/embedded-fleet/",
+];
+const APALIS_MANIFESTS: [&str; 4] = [
     "Cargo.toml",
+    "benches/over-apalis-postgres/Cargo.toml",
     "crates/chimeway/Cargo.toml",
     "examples/embedded-fleet/Cargo.toml",
 ];

@@ -8,6 +8,7 @@
 
 mod adapters;
 mod keys;
+mod otlp;
 mod sources;
 
 use std::{
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub(crate) use keys::{KEYS, example_file};
+pub(crate) use otlp::{Otlp, OtlpLayer};
 pub(crate) use sources::{Setting, settings};
 
 use crate::channels::{ChannelSettings, Written};
@@ -58,6 +60,8 @@ pub(crate) struct Layer {
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
     pub(crate) http: Option<String>,
+    #[serde(default)]
+    pub(crate) otlp: OtlpLayer,
 }
 
 /// Settings that cannot be used.
@@ -99,6 +103,8 @@ pub(crate) struct Config {
     pub(crate) pool_size: u32,
     /// Where a worker serves its health and its metrics; `None` where it does not.
     pub(crate) http: Option<SocketAddr>,
+    /// Where a worker sends traces; `None` where it does not.
+    pub(crate) otlp: Option<Otlp>,
 }
 
 /// Enough for every queue: what many handlers have to write meets in few transactions.
@@ -130,10 +136,13 @@ impl Config {
             .into_iter()
             .map(|(name, settings)| (name, settings.resolved(&variable)))
             .collect();
-        Self::resolve(layer)
+        Self::resolve(layer, &variable)
     }
 
-    fn resolve(layer: Layer) -> Result<Self, ConfigError> {
+    fn resolve(
+        layer: Layer,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
         let mut queues: BTreeMap<QueueName, usize> = QueueName::ALL
             .into_iter()
             .map(|queue| (queue, queue.default_limit()))
@@ -173,6 +182,7 @@ impl Config {
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
             http: layer.http.as_deref().map(of_http).transpose()?,
+            otlp: layer.otlp.resolve(variable)?,
         })
     }
 }
@@ -227,6 +237,7 @@ impl Layer {
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
             http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
+            otlp: OtlpLayer::from_environment(&variable)?,
         })
     }
 
@@ -247,6 +258,7 @@ impl Layer {
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
             pool_size: over.pool_size.or(self.pool_size),
             http: over.http.or(self.http),
+            otlp: self.otlp.under(over.otlp),
         }
     }
 }
@@ -267,7 +279,8 @@ fn environment(name: &str) -> Option<String> {
 /// The names of the variables that settings are read from, of those that are set.
 pub(crate) fn variables_set() -> Vec<std::ffi::OsString> {
     let ours = |name: &std::ffi::OsString| {
-        name == "DATABASE_URL" || name.as_encoded_bytes().starts_with(b"CHIMEWAY_")
+        let bytes = name.as_encoded_bytes();
+        name == "DATABASE_URL" || bytes.starts_with(b"CHIMEWAY_") || bytes.starts_with(b"OTEL_")
     };
     std::env::vars_os()
         .map(|(name, _)| name)

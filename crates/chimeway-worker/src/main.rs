@@ -7,6 +7,7 @@ mod config;
 mod database;
 mod error;
 mod http;
+mod otlp;
 mod output;
 mod shutdown;
 mod sink;

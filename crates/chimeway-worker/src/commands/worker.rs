@@ -1,6 +1,10 @@
 //! `chimeway worker`: the queues, until told to stop.
 
-use std::{io::Read as _, time::Duration};
+use std::{
+    io::Read as _,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use chimeway::{
     flow::{Timing, workers::Workers},
@@ -8,6 +12,7 @@ use chimeway::{
     queue::QueueName,
     store::schema,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
@@ -17,7 +22,7 @@ use crate::{
     database::{self, Database},
     error::CliError,
     http::Server,
-    shutdown,
+    otlp, shutdown,
 };
 
 /// Send, wait and escalate until told to stop
@@ -73,11 +78,17 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let database = context.database()?;
     let name = process_name();
     let timing = timing(config);
-    let chimeway = context
+    let mut builder = context
         .sending_chimeway()?
         .worker_name(&name)
-        .timing(timing)
-        .build();
+        .timing(timing);
+    let mut exporter = None;
+    if let Some(otlp) = &config.otlp {
+        let (spans, sends) = otlp::start(otlp.whole()?, &name)?;
+        builder = builder.spans(spans);
+        exporter = Some(sends);
+    }
+    let chimeway = builder.build();
     let stop = shutdown::watch()?;
     if args.until_stdin_ends {
         stop_when_stdin_ends(stop.clone());
@@ -87,9 +98,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     for (&queue, &limit) in &config.queues {
         workers = workers.limit(queue, limit);
     }
-    if let Some(grace) = config.grace {
-        workers = workers.grace(grace);
-    }
+    let grace = config.grace.unwrap_or(GRACE);
+    workers = workers.grace(grace);
     if args.no_listen {
         workers = workers.listen(None);
     }
@@ -106,7 +116,19 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     if is_ready(&database, &stop).await? {
         let queues = limits(config);
         tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
-        workers.run(stop.cancelled_owned()).await;
+        let told = Arc::<OnceLock<Instant>>::default();
+        let stopped = Arc::clone(&told);
+        let stop = async move {
+            stop.cancelled_owned().await;
+            let _ = stopped.set(Instant::now());
+        };
+        workers.run(stop).await;
+        if let Some(exporter) = exporter {
+            let drained = told.get().map(Instant::elapsed).unwrap_or_default();
+            exporter
+                .finish(FLUSH.min(grace.saturating_sub(drained)))
+                .await;
+        }
         // Nothing is lost by a connection that does not close in time.
         let _ = tokio::time::timeout(CLOSE, pool.close()).await;
         tracing::info!(worker = %name, "worker {name} stopped");
@@ -153,6 +175,10 @@ pub(super) fn timing(config: &Config) -> Timing {
     }
 }
 
+/// How long a drain may take, traces included, unless the settings say otherwise.
+const GRACE: Duration = Duration::from_secs(25);
+/// How long traces may take of that to be sent: nobody waits longer for a collector.
+const FLUSH: Duration = Duration::from_secs(5);
 /// How long connections may take to close at the end.
 const CLOSE: Duration = Duration::from_secs(2);
 /// Between two looks at a database that is away.

@@ -17,7 +17,7 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 10] = [
+pub(crate) const KEYS: [Key; 11] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
@@ -105,6 +105,22 @@ chimeway_delivery = 20
 chimeway_signals = 10
 chimeway_workflows = 5
 default = 10",
+    },
+    Key {
+        name: "otlp",
+        variable: Some("CHIMEWAY_OTLP_ENDPOINT"),
+        flag: None,
+        default: "none",
+        about: "\
+Where a worker sends traces, by OTLP over HTTP: the address of a collector. One trace for each run.
+headers, such as a token, are never shown; `env:NAME` is the value of a variable. ratio: of how many runs.
+In the environment: CHIMEWAY_OTLP_ENDPOINT, _HEADERS (name=value,..), _SERVICE_NAME, _RATIO.",
+        example: r#"[otlp]
+endpoint = "http://127.0.0.1:4318"
+headers = { authorization = "env:OTLP_AUTHORIZATION" }
+service_name = "chimeway"
+ratio = 1.0
+root_certificates = "/etc/ca.pem""#,
     },
     Key {
         name: "channels",

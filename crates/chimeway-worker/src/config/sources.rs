@@ -6,7 +6,7 @@ use chimeway::queue::QueueName;
 use clap::ValueEnum as _;
 use serde_json::Value;
 
-use super::{ConfigError, KEYS, Layer, channel_adapter, environment, list, queue_limit};
+use super::{ConfigError, KEYS, Layer, channel_adapter, environment, list, otlp, queue_limit};
 use crate::database::Database;
 
 /// One setting that holds.
@@ -77,6 +77,7 @@ fn from_sources(
         match key.name {
             "queues" => settings.extend(queues(of_file, &in_file, &variable)?),
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
+            "otlp" => settings.extend(otlp::settings(of_file, &in_file, &variable)),
             "extra_channels" => settings.push(extra_channels(of_file, &in_file, &variable)),
             name => {
                 let flag = key
@@ -342,6 +343,10 @@ mod tests {
         queues.chimeway_delivery = 20 by default
         queues.chimeway_signals = 3 by environment CHIMEWAY_QUEUES
         queues.chimeway_workflows = 5 by default
+        otlp.endpoint = - by default
+        otlp.service_name = "chimeway" by default
+        otlp.ratio = 1 by default
+        otlp.root_certificates = - by default
         channels.email.adapter = "log" by file FILE
         "#);
     }
@@ -354,9 +359,18 @@ mod tests {
                     [channels.chat]\nadapter = \"http\"\nurl = \"https://chat.example/hunter2\"\n\
                     method = \"env:METHOD\"\ntemporary = [429, \"5xx\"]\n\
                     headers = { from = \"hunter2\", list = [\"hunter2\"] }\n";
-        let shown = shown(text, &[], &Layer::default());
+        let variables = [
+            (
+                "CHIMEWAY_OTLP_ENDPOINT",
+                "https://me:hunter2@traces.example",
+            ),
+            ("CHIMEWAY_OTLP_HEADERS", "authorization=hunter2"),
+        ];
+        let shown = shown(text, &variables, &Layer::default());
         assert!(!shown.contains("hunter2"), "{shown}");
         for line in [
+            "otlp.endpoint = \"https://traces.example/v1/traces\"",
+            "otlp.headers.authorization = \"set\"",
             "database_url = \"set (db.example:5432)\"",
             "channels.email.host = \"mail.example\"",
             "channels.email.port = 25",

@@ -30,6 +30,7 @@ pub use error::{Answered, BoxError, ChannelConfigError, SendError};
 pub use in_app::InApp;
 pub use log::Log;
 pub use registry::Registry;
+pub use web::client as http_client;
 
 use crate::ids::{
     ActorId, AttemptNumber, ChannelName, DeliveryId, NotificationId, RenderKey, RunId, StepKey,

@@ -54,16 +54,8 @@ impl Web {
                 format!("it is from 1 to {LONGEST_TIMEOUT_SECONDS}"),
             ));
         }
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls(root_certificates)?)
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .user_agent(concat!("Chimeway/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| ChannelConfigError::new("adapter", error.to_string()))?;
         Ok(Self {
-            client,
+            client: client(root_certificates)?,
             timeout: Duration::from_secs(timeout_seconds),
         })
     }
@@ -92,6 +84,23 @@ impl Web {
             body,
         })
     }
+}
+
+/// A client as the built-in channels over HTTP have it: TLS with the usual certificates and those of a file
+/// in PEM form, no redirect followed, nothing repeated. It sets no time-out.
+///
+/// # Errors
+///
+/// [`ChannelConfigError`] of `root_certificates` if the file cannot be used.
+pub fn client(root_certificates: Option<&Path>) -> Result<Client, ChannelConfigError> {
+    Client::builder()
+        .tls_backend_preconfigured(tls(root_certificates)?)
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .user_agent(concat!("Chimeway/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| ChannelConfigError::new("adapter", error.to_string()))
 }
 
 /// An address of the web, or what is wrong with it.

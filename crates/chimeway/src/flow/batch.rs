@@ -219,7 +219,7 @@ pub(super) async fn take<W: DueWork>(
             Err(error)
         }
     };
-    let made = match whole {
+    let mut made = match whole {
         Ok(made) => made,
         Err(error) if error.fault() == Fault::Away => return Err(error),
         Err(_) => commit(pool, &Among(work), ids)
@@ -227,6 +227,6 @@ pub(super) async fn take<W: DueWork>(
             .into_iter()
             .fold(Made::default(), Made::and),
     };
-    core.wake_after(pool, &made).await;
+    core.wake_after(pool, &mut made).await;
     Ok((took, made))
 }

@@ -147,9 +147,9 @@ async fn record_all(core: &Core, pool: &PgPool, results: &[Attempted]) -> HashSe
         match batch::commit(pool, &Record { core }, results.to_vec()).await {
             Ok(parts) => {
                 metrics::recorded(results.len(), began.elapsed());
-                let recorded = Recorded::all(parts);
+                let mut recorded = Recorded::all(parts);
                 recorded.count(core);
-                core.wake_after(pool, &recorded.made).await;
+                core.wake_after(pool, &mut recorded.made).await;
                 core.reach(Point::AfterRecordCommit).await;
                 return recorded.held;
             }

@@ -14,6 +14,7 @@ use super::{
     address_book::{self, Addressed, LookUp},
     definitions, metrics,
     record::{Attempted, Unsent},
+    spans::Origin,
     templates::{self, Unrendered},
 };
 use crate::{
@@ -362,6 +363,12 @@ fn attempted(claimed: &Claimed, adapter: &str, worker: &str, ended: Ended) -> De
         took: ended.took,
         jitter: rand::rng().random::<f64>(),
         unsent: ended.unsent,
+        origin: Origin {
+            event: row.event,
+            definition: row.definition,
+            step: Some(row.step),
+            started_at: row.run_started_at,
+        },
     }))
 }
 

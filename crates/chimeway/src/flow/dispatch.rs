@@ -122,9 +122,9 @@ async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
 async fn record(core: &Core, pool: &PgPool, mut results: Vec<Attempted>) -> StoreResult<()> {
     for _ in 0..RECORD_TRIES {
         let recorded = batch::commit(pool, &Record { core }, results.clone()).await?;
-        let recorded = Recorded::all(recorded);
+        let mut recorded = Recorded::all(recorded);
         recorded.count(core);
-        core.wake_after(pool, &recorded.made).await;
+        core.wake_after(pool, &mut recorded.made).await;
         results.retain(|result| recorded.held.contains(&result.claim));
         if results.is_empty() {
             return Ok(());

@@ -9,7 +9,7 @@ use super::{
     Core,
     batch::DueWork,
     made::{Made, SetAside},
-    start,
+    spans, start,
 };
 use crate::{
     ids::EventId,
@@ -47,6 +47,7 @@ impl DueWork for Expand<'_> {
 
     async fn work(&self, conn: &mut PgConnection, rows: Vec<DueEvent>) -> StoreResult<Made> {
         let chunks = chunks(&rows);
+        let now = rows.first().map(|event| event.now);
         let definitions = self
             .core
             .definitions
@@ -79,7 +80,10 @@ impl DueWork for Expand<'_> {
                 })
             })
             .collect();
-        let made = start::start(conn, &definitions, &starts).await?;
+        let (mut made, started) = start::start(conn, &definitions, &starts).await?;
+        if let Some(now) = now {
+            made.spans = spans::expanded(self.core, &started, now);
+        }
         events::advance(conn, &chunks).await?;
         let events = SetAside {
             events: set_aside,

@@ -5,13 +5,14 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use sqlx::PgConnection;
 
+use super::spans::Span;
 use crate::store::{
     StoreResult,
     deliveries::{self, NewDelivery},
 };
 
 /// What a committed transaction made due.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(crate) struct Made {
     /// Runs that were started.
     pub(crate) started: usize,
@@ -25,6 +26,8 @@ pub(crate) struct Made {
     pub(crate) next_retry: Option<Duration>,
     /// Rows that were set aside.
     pub(crate) set_aside: SetAside,
+    /// What is over, of runs that are followed.
+    pub(crate) spans: Vec<Span>,
 }
 
 /// Rows that were set aside, by kind.
@@ -61,7 +64,8 @@ impl Made {
     }
 
     /// Both.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.spans.extend(other.spans);
         let least = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
         Self {
             started: self.started + other.started,
@@ -70,6 +74,7 @@ impl Made {
             next_wake: least(self.next_wake, other.next_wake),
             next_retry: least(self.next_retry, other.next_retry),
             set_aside: self.set_aside.and(other.set_aside),
+            spans: self.spans,
         }
     }
 

@@ -88,6 +88,8 @@ metrics! {
         "Rows that this process set aside.";
     HEALED = Counter "chimeway_healed_total" Count []
         "Runs that nothing would have moved, found by this process's sweep and made due.";
+    SPANS = Counter "chimeway_spans_total" Count ["result"]
+        "Spans of traces, by what became of them.";
     READY = Gauge "chimeway_ready" Count []
         "Whether every queue of this process reaches the database: 1 or 0.";
     DATABASE_UP = Gauge "chimeway_database_up" Count []
@@ -127,6 +129,9 @@ const OUTCOMES: [&str; 8] = [
 const WORKED: &str = "worked";
 const HELD: &str = "held";
 const FAILED: &str = "failed";
+/// What may become of spans, as [`SPANS`] has it.
+const SENT: &str = "sent";
+const DROPPED: &str = "dropped";
 /// The kind of batch that the group-commit stage commits.
 const RESULTS: &str = "results";
 
@@ -152,6 +157,16 @@ pub fn ready(ready: bool) {
 /// Says whether the database could be read; see [`DATABASE_UP`].
 pub fn database_up(up: bool) {
     set(DATABASE_UP, f64::from(u8::from(up)));
+}
+
+/// Counts spans that a collector has taken; see [`SPANS`].
+pub fn spans_sent(spans: usize) {
+    counter!(SPANS.name, "result" => SENT).increment(whole(spans));
+}
+
+/// Counts spans that no collector will get; see [`SPANS`].
+pub fn spans_dropped(spans: usize) {
+    counter!(SPANS.name, "result" => DROPPED).increment(whole(spans));
 }
 
 pub(super) fn set(metric: Metric, value: f64) {
@@ -180,6 +195,8 @@ impl Chimeway {
         quarantined("delivery", 0);
         leases_closed(0);
         healed(0);
+        spans_sent(0);
+        spans_dropped(0);
     }
 }
 

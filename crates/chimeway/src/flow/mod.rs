@@ -31,6 +31,7 @@ mod progress;
 pub mod recipients;
 mod record;
 mod route;
+pub mod spans;
 mod start;
 mod sweep;
 pub mod templates;
@@ -56,6 +57,7 @@ pub use inbox::Inbox;
 pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use spans::{Span, SpanSink};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
@@ -121,6 +123,7 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     pub(crate) hook: Option<Hook>,
     pub(crate) address_book: Option<Arc<dyn AddressBook>>,
+    pub(crate) spans: Option<Arc<dyn SpanSink>>,
     /// How far this process's walks over the live runs have come.
     pub(crate) walked: Mutex<Place>,
     /// The queues that this process runs; empty where it runs none.
@@ -162,6 +165,7 @@ pub struct ChimewayBuilder {
     timing: Timing,
     hook: Option<Hook>,
     address_book: Option<Arc<dyn AddressBook>>,
+    spans: Option<Arc<dyn SpanSink>>,
 }
 
 impl ChimewayBuilder {
@@ -220,6 +224,13 @@ impl ChimewayBuilder {
         self
     }
 
+    /// Where spans of what happens to runs go. Without it none are made.
+    #[must_use]
+    pub fn spans(mut self, sink: impl SpanSink) -> Self {
+        self.spans = Some(Arc::new(sink));
+        self
+    }
+
     /// Called at named points of the handlers: for tests that need a crash or a pause there.
     #[doc(hidden)]
     #[must_use]
@@ -249,6 +260,7 @@ impl ChimewayBuilder {
                 budget: Budget::default(),
                 hook: self.hook,
                 address_book: self.address_book,
+                spans: self.spans,
                 walked: Mutex::default(),
                 runs: OnceLock::new(),
             }),
@@ -259,9 +271,12 @@ impl ChimewayBuilder {
 impl Core {
     /// What a worker's committed transaction made due is told to this process's own queues, and by
     /// NOTIFY to others where this process does not run the queue. A hint: should it be lost, polling
-    /// finds the work.
-    pub(crate) async fn wake_after(&self, pool: &PgPool, made: &made::Made) {
+    /// finds the work. Its spans are told to whoever takes them.
+    pub(crate) async fn wake_after(&self, pool: &PgPool, made: &mut made::Made) {
         metrics::set_aside(&made.set_aside);
+        if let Some(sink) = self.spans.as_ref().filter(|_| !made.spans.is_empty()) {
+            sink.take(std::mem::take(&mut made.spans));
+        }
         if made.planned > 0 {
             self.wakes.of(QueueName::Delivery).now();
         }

@@ -17,6 +17,7 @@ use super::{
     made::{Made, SetAside},
     moved::{Moved, Owner, decode, ended_undecoded},
     owed::SET_ASIDE,
+    spans::{self, Span},
 };
 use crate::{
     definition::{Expected, Match, StepIndex, StepKind},
@@ -50,6 +51,8 @@ struct Locked {
     was_due: bool,
     /// Why the last thing it was told decided nothing.
     noop: Option<Noop>,
+    /// What is over, where that is followed.
+    spans: Option<Vec<Span>>,
 }
 
 /// What became of one run.
@@ -136,7 +139,12 @@ impl Locked {
         if let Input::Signalled { signal, .. } = input {
             self.heard.push(*signal);
         }
+        let before = self.spans.is_some().then(|| self.moved.run.clone());
         self.moved.apply(&decisions, self.now);
+        if let (Some(spans), Some(before)) = (&mut self.spans, before) {
+            let times = (self.started_at, self.now);
+            spans.extend(spans::moved(&before, &self.moved.run, input, times));
+        }
     }
 }
 
@@ -202,6 +210,7 @@ pub(super) async fn advance_each(
                     told: 0,
                     was_due,
                     noop: None,
+                    spans: core.follows(row.id).then(Vec::new),
                 });
             }
             Err(error) if row.cancel_requested => {
@@ -304,6 +313,7 @@ async fn write(
         if let Some(reason) = one.moved.writes.cancel_unsent {
             cancelled.push((row.id, reason));
         }
+        made.spans.extend(one.spans.into_iter().flatten());
         lines.extend(one.moved.writes.transitions);
         planned.extend(one.moved.writes.deliveries);
         rows.push(row);

@@ -10,7 +10,15 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{Core, Point, batch::Work, made::Made, metrics, owed::HELD, progress};
+use super::{
+    Core, Point,
+    batch::Work,
+    made::Made,
+    metrics,
+    owed::HELD,
+    progress,
+    spans::{self, Origin},
+};
 use crate::{
     definition::Outcome,
     engine::{
@@ -49,6 +57,8 @@ pub(crate) struct Attempted {
     pub(super) jitter: f64,
     /// Not sent at all.
     pub(super) unsent: Option<Unsent>,
+    /// What its claim knows of its run.
+    pub(super) origin: Origin,
 }
 
 /// Why a message is not sent at all: no try is written down, and none is counted.
@@ -291,8 +301,9 @@ async fn record(
         let sent = item.unsent.is_none() && !item.closing() && !held.contains(&item.claim.id);
         decided || sent
     };
-    let ended = items.iter().filter(is_ended);
-    let ended = ended.map(|item| (item.channel.clone(), item.ending()));
+    let over = || items.iter().filter(is_ended);
+    let spans = spans::tried(core, over().copied(), &rows, &definitions);
+    let ended = over().map(|item| (item.channel.clone(), item.ending()));
     let ended = ended.collect();
     let set_aside = items.iter().zip(&settled).filter(|(item, settled)| {
         settled.reason == Some(status_reason::QUARANTINED) && decided.contains(&item.claim)
@@ -337,6 +348,7 @@ async fn record(
             moved: advanced.moved,
             planned: advanced.planned,
             set_aside: advanced.set_aside,
+            spans: [spans, advanced.spans].concat(),
             ..made
         },
         ended,

@@ -1,6 +1,8 @@
 //! Making runs: notifications, runs, the first lines of their history, the first messages. The same for
 //! a trigger from Rust and for an event that a worker expands.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
@@ -10,6 +12,7 @@ use super::{
     moved::{Moved, Owner, Writes},
 };
 use crate::{
+    definition::Definition,
     engine::{Input, Run, Verdict, decide},
     ids::{DefinitionId, EventId, NotificationId, RunId},
     store::{
@@ -29,12 +32,13 @@ pub(super) struct Start {
     pub(super) kind: Option<String>,
 }
 
-/// Makes a run for each that has none yet: a recipient named twice by an event gets one.
+/// Makes a run for each that has none yet: a recipient named twice by an event gets one. Returns those
+/// that were made.
 pub(super) async fn start(
     conn: &mut PgConnection,
     definitions: &Loaded,
     starts: &[Start],
-) -> StoreResult<Made> {
+) -> StoreResult<(Made, Vec<Started>)> {
     let notifications: Vec<NewNotification> = starts
         .iter()
         .map(|start| NewNotification {
@@ -55,17 +59,19 @@ pub(super) async fn start(
     let born = starts.iter().zip(notifications);
     let born = born.filter(|(_, notification)| new.contains(&notification.id));
     let born = born.map(|(start, notification)| Born {
+        event: Some(start.event),
         notification: notification.id,
         tenant: notification.tenant,
         actor: notification.recipient,
         definition: start.definition,
         started_at: start.started_at,
     });
-    Ok(runs_of(conn, definitions, born).await?.0)
+    runs_of(conn, definitions, born).await
 }
 
 /// A run to make for a notification that is there.
 pub(super) struct Born {
+    pub(super) event: Option<EventId>,
     pub(super) notification: NotificationId,
     pub(super) tenant: String,
     pub(super) actor: String,
@@ -73,13 +79,22 @@ pub(super) struct Born {
     pub(super) started_at: DateTime<Utc>,
 }
 
+/// A run that was made.
+pub(super) struct Started {
+    pub(super) run: RunId,
+    pub(super) event: Option<EventId>,
+    pub(super) definition: Arc<Definition>,
+    /// The instant of the trigger.
+    pub(super) at: DateTime<Utc>,
+}
+
 /// Makes the runs of notifications.
 pub(super) async fn runs_of(
     conn: &mut PgConnection,
     definitions: &Loaded,
     born: impl IntoIterator<Item = Born>,
-) -> StoreResult<(Made, Vec<RunId>)> {
-    let (mut rows, mut lines, mut planned) = (vec![], vec![], vec![]);
+) -> StoreResult<(Made, Vec<Started>)> {
+    let (mut started, mut rows, mut lines, mut planned) = (vec![], vec![], vec![], vec![]);
     let mut made = Made::default();
     for one in born {
         let Some(definition) = definitions.get(&one.definition) else {
@@ -100,6 +115,12 @@ pub(super) async fn runs_of(
         if let Some(wake_at) = row.wake_at {
             made.wakes_in(wake_at - one.started_at);
         }
+        started.push(Started {
+            run: row.id,
+            event: one.event,
+            definition: Arc::clone(definition),
+            at: one.started_at,
+        });
         rows.push(runs::NewRun {
             tenant: one.tenant,
             actor: one.actor,
@@ -120,5 +141,5 @@ pub(super) async fn runs_of(
     runs::insert(conn, &rows).await?;
     transitions::append(conn, &lines).await?;
     made.plan(conn, &planned).await?;
-    Ok((made, rows.into_iter().map(|run| run.row.id).collect()))
+    Ok((made, started))
 }

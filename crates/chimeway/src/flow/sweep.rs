@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use super::{
     Core, batch, metrics,
     record::{Attempted, Record, Recorded},
+    spans::Origin,
 };
 use crate::{
     engine::AttemptResult,
@@ -59,12 +60,13 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
                 took: (row.now - started_at).to_std().unwrap_or(Duration::ZERO),
                 jitter: rand::rng().random::<f64>(),
                 unsent: None,
+                origin: Origin::default(),
             }
         })
         .collect();
-    let recorded = Recorded::all(batch::commit(pool, &Record { core }, items).await?);
+    let mut recorded = Recorded::all(batch::commit(pool, &Record { core }, items).await?);
     recorded.count(core);
-    core.wake_after(pool, &recorded.made).await;
+    core.wake_after(pool, &mut recorded.made).await;
     let closed = found - recorded.held.len();
     metrics::leases_closed(closed);
     if closed > 0 {

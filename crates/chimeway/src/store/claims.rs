@@ -59,6 +59,8 @@ pub struct ClaimedRow {
     pub channel: String,
     /// The version its run follows.
     pub definition: Option<DefinitionId>,
+    /// The instant of the run's trigger.
+    pub run_started_at: Option<DateTime<Utc>>,
     /// The run's visit now.
     pub run_visit: Option<Visit>,
     /// Whether the run is live, and nobody has asked for its end.
@@ -237,7 +239,7 @@ select
     c.workflow_run_id as "run!: RunId", c.workflow_step_id as "step!: StepId",
     c.visit as "visit!: Visit", c.notification_id as "notification: NotificationId",
     c.tenant_id as "tenant!", c.channel as "channel!",
-    r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
+    r.workflow_definition_id as "definition?: DefinitionId", r.started_at as "run_started_at?", r.visit as "run_visit?: Visit",
     (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
     e.id as "event?: EventId", e.params as "params?: Kept",
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",

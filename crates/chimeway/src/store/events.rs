@@ -134,6 +134,8 @@ pub struct DueEvent {
     pub expanded: i32,
     /// How many there are.
     pub total: i32,
+    /// The database's now, when it was locked.
+    pub now: DateTime<Utc>,
 }
 
 /// Locks up to `limit` events whose runs are to be made, oldest first, among some where those are
@@ -152,7 +154,7 @@ pub async fn lock_due(
         r#"-- events::lock_due
 select id as "id: EventId", tenant_id as tenant,
     workflow_definition_id as "definition: DefinitionId", occurred_at, expanded_count as expanded,
-    coalesce(jsonb_array_length(recipients), 1) as "total!"
+    coalesce(jsonb_array_length(recipients), 1) as "total!", (select chimeway.now()) as "now!"
 from chimeway.events
 where expand_at is not null and expand_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))

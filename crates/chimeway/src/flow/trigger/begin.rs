@@ -166,7 +166,7 @@ pub(super) async fn begin(
     if let Some(missing) = ids.iter().find(|id| !loaded.contains_key(id)) {
         return Err(definitions::undecodable(*missing).into());
     }
-    let made = start::start(conn, &loaded, &starts).await?;
+    let (made, _) = start::start(conn, &loaded, &starts).await?;
 
     if core.dispatcher == Dispatcher::Queued {
         let mut queues = vec![];

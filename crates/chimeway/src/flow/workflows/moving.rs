@@ -116,15 +116,16 @@ impl Workflows {
                     return Err(not_found("definition", definition, None));
                 }
                 let born = Born {
+                    event: None,
                     notification,
                     tenant: row.tenant,
                     actor: row.recipient,
                     definition,
                     started_at,
                 };
-                let (made, runs) = start::runs_of(conn, &loaded, [born]).await?;
+                let (made, started) = start::runs_of(conn, &loaded, [born]).await?;
                 self.wake(conn, &made).await?;
-                let made = runs.first().copied();
+                let made = started.first().map(|one| one.run);
                 made.ok_or_else(|| undecodable(definition))?
             }
         };
