@@ -178,6 +178,7 @@ declare
     definition uuid;
     event uuid := chimeway.uuid_v7();
     known record;
+    too_deep boolean := chimeway.depth() > 16;
 begin
     if chimeway.is_unfit(trigger.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
@@ -221,7 +222,7 @@ begin
 
     insert into chimeway.events (
         id, tenant_id, workflow_key, workflow_definition_id, params, recipients,
-        correlation_id, idempotency_key, occurred_at, inserted_at, expand_at
+        correlation_id, idempotency_key, occurred_at, inserted_at, expand_at, quarantine_reason, depth
     ) values (
         event, trigger.tenant_id, trigger.workflow, definition, trigger.params,
         (
@@ -229,7 +230,8 @@ begin
             select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('identity', r -> 'identity', 'type', r -> 'type')))
             from jsonb_array_elements(trigger.recipients) r
         ),
-        trigger.correlation_id, trigger.idempotency_key, called_at, called_at, called_at
+        trigger.correlation_id, trigger.idempotency_key, called_at, called_at,
+        case when not too_deep then called_at end, case when too_deep then 'depth_exceeded' end, chimeway.depth()
     )
     on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing;
     if not found then
@@ -510,6 +512,9 @@ as $$
     select jsonb_build_object(
         'id', r.id,
         'tenant_id', r.tenant_id,
+        'record', case when r.event_id is not null then
+            jsonb_build_object('entity', r.record_entity, 'id', r.record_id)
+        end,
         'workflow', d.workflow_key,
         'version', d.workflow_version,
         'state', r.state,
@@ -521,6 +526,9 @@ as $$
         'quarantine_reason', r.quarantine_reason,
         'visit', r.visit,
         'wake_at', r.wake_at,
+        'act_at', r.act_at,
+        'tries', r.tries,
+        'status_context', r.status_context,
         'started_at', r.started_at,
         'ended_at', r.ended_at,
         'cancel_requested_at', r.cancel_requested_at,

@@ -13,6 +13,7 @@ mod outcomes;
 mod preferences;
 mod retry;
 mod signals;
+mod state_changes;
 mod wait;
 
 // The behavior of the original, by the numbers of `docs/scenarios.md`.

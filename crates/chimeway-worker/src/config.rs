@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use chimeway::{ids::ChannelName, queue::QueueName};
+use chimeway::{flow::Writable, ids::ChannelName, queue::QueueName};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -58,6 +58,8 @@ pub(crate) struct Layer {
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
     pub(crate) http: Option<String>,
+    #[serde(default)]
+    pub(crate) writable: Vec<Writable>,
 }
 
 /// Settings that cannot be used.
@@ -99,6 +101,8 @@ pub(crate) struct Config {
     pub(crate) pool_size: u32,
     /// Where a worker serves its health and its metrics; `None` where it does not.
     pub(crate) http: Option<SocketAddr>,
+    /// What workflows may write in the host's tables.
+    pub(crate) writable: Vec<Writable>,
 }
 
 /// Enough for every queue: what many handlers have to write meets in few transactions.
@@ -173,6 +177,7 @@ impl Config {
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
             http: layer.http.as_deref().map(of_http).transpose()?,
+            writable: layer.writable,
         })
     }
 }
@@ -227,14 +232,17 @@ impl Layer {
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
             http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
+            writable: list("CHIMEWAY_ALLOW_WRITE", &variable, column)?,
         })
     }
 
-    /// This layer with another one over it. Queues and channels are merged one by one.
+    /// This layer with another one over it. Queues and channels are merged one by one; what may be written is
+    /// what any of them names.
     fn under(mut self, over: Self) -> Self {
         self.queues.extend(over.queues);
         self.channels.extend(over.channels);
         self.extra_channels.extend(over.extra_channels);
+        self.writable.extend(over.writable);
         Self {
             database_url: over.database_url.or(self.database_url),
             log: over.log.or(self.log),
@@ -247,6 +255,7 @@ impl Layer {
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
             pool_size: over.pool_size.or(self.pool_size),
             http: over.http.or(self.http),
+            writable: self.writable,
         }
     }
 }
@@ -349,6 +358,11 @@ pub(crate) fn channel_adapter(text: &str) -> Result<(ChannelName, ChannelSetting
             "there is no adapter `{adapter}`; the one without settings is: log"
         )),
     }
+}
+
+/// Reads `TABLE.COLUMN`.
+pub(crate) fn column(text: &str) -> Result<Writable, String> {
+    Writable::parse(text).map_err(|bad| bad.to_string())
 }
 
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {

@@ -17,7 +17,7 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 10] = [
+pub(crate) const KEYS: [Key; 11] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
@@ -105,6 +105,25 @@ chimeway_delivery = 20
 chimeway_signals = 10
 chimeway_workflows = 5
 default = 10",
+    },
+    Key {
+        name: "writable",
+        variable: Some("CHIMEWAY_ALLOW_WRITE"),
+        flag: None,
+        default: "none",
+        about: "\
+What the actions set_field and create_record may write, one table of yours each; nothing else is ever
+written. `table` is found in the worker's search path by default, under the entity's name; `key` is the
+column that a record is found by, `tenant` the one that says whose it is, if there is one.
+In the environment: orders.status,orders.approved_by. A flag of the worker: --allow-write orders.status.",
+        example: "\
+[[writable]]
+entity = \"orders\"
+table = \"shop.orders\"
+key = \"id\"
+tenant = \"tenant_id\"
+columns = [\"status\", \"approved_by\"]
+insert = false",
     },
     Key {
         name: "channels",

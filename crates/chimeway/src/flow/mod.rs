@@ -12,6 +12,7 @@ pub mod apply;
 mod batch;
 mod check;
 mod commit;
+mod context;
 mod definitions;
 mod deliver;
 mod dispatch;
@@ -32,6 +33,7 @@ pub mod recipients;
 mod record;
 mod route;
 mod start;
+pub mod state_change;
 mod sweep;
 pub mod templates;
 pub mod track;
@@ -50,12 +52,13 @@ pub use address_book::{AddressBook, Contact};
 pub use apply::{Applied, ApplyStatus};
 pub use dispatch::Settled;
 pub use error::FlowError;
-pub use explain::{DeliveryFacts, Explanation};
+pub use explain::{DeliveryFacts, Explanation, RecordFacts};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
 pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use state_change::StateChange;
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
@@ -162,6 +165,7 @@ pub struct ChimewayBuilder {
     timing: Timing,
     hook: Option<Hook>,
     address_book: Option<Arc<dyn AddressBook>>,
+    allowed: actions::Allowed,
 }
 
 impl ChimewayBuilder {
@@ -217,6 +221,13 @@ impl ChimewayBuilder {
     #[must_use]
     pub fn address_book(mut self, book: impl AddressBook) -> Self {
         self.address_book = Some(Arc::new(book));
+        self
+    }
+
+    /// Allows the actions `set_field` and `create_record` to write there; nothing else is ever written.
+    #[must_use]
+    pub fn writable(mut self, table: Writable) -> Self {
+        self.allowed.add(table);
         self
     }
 

@@ -131,6 +131,7 @@ impl Moved {
             status_context: self.writes.status_context.clone(),
             suspended_until,
             wake_at: self.run.wake_at(now),
+            act_at: None,
             pending_signals,
             terminal_reason: self
                 .run
@@ -199,6 +200,7 @@ pub(super) fn ended_undecoded(row: &RunRow) -> (SavedRun, NewTransition) {
         status_context: None,
         suspended_until: None,
         wake_at: None,
+        act_at: None,
         pending_signals: vec![],
         terminal_reason: Some(TerminalReason::Cancelled.to_string()),
         sequence,

@@ -1,10 +1,13 @@
 //! Making runs: notifications, runs, the first lines of their history, the first messages. The same for
 //! a trigger from Rust and for an event that a worker expands.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
+    context::Begun,
     definitions::Loaded,
     made::Made,
     moved::{Moved, Owner, Writes},
@@ -15,7 +18,8 @@ use crate::{
     store::{
         StoreResult,
         events::{self, NewNotification},
-        runs, transitions,
+        runs::{self, ForRecord},
+        transitions,
     },
 };
 
@@ -25,55 +29,103 @@ pub(super) struct Start {
     pub(super) tenant: String,
     pub(super) definition: DefinitionId,
     pub(super) started_at: DateTime<Utc>,
-    pub(super) recipient: String,
+    /// Who is notified; nobody, where it is for a record alone.
+    pub(super) recipient: Option<Recipient>,
+    /// The record it is for, if it is for one.
+    pub(super) record: Option<Record>,
+    pub(super) context: Begun,
+}
+
+/// Who is notified.
+pub(super) struct Recipient {
+    pub(super) identity: String,
     pub(super) kind: Option<String>,
+}
+
+/// A record of the host.
+pub(super) struct Record {
+    pub(super) entity: String,
+    pub(super) id: String,
+}
+
+impl Record {
+    /// Whose signals a run for the record alone listens to. An entity has at most 100 bytes and a key 150,
+    /// so that this is a name like others.
+    fn actor(&self) -> String {
+        format!("{}/{}", self.entity, self.id)
+    }
 }
 
 /// Makes a run for each that has none yet: a recipient named twice by an event gets one.
 pub(super) async fn start(
     conn: &mut PgConnection,
     definitions: &Loaded,
-    starts: &[Start],
+    starts: Vec<Start>,
 ) -> StoreResult<Made> {
-    let notifications: Vec<NewNotification> = starts
+    let notified = starts
+        .into_iter()
+        .map(|start| (notification(&start), start))
+        .collect::<Vec<_>>();
+    let notifications: Vec<NewNotification> = notified
         .iter()
-        .map(|start| NewNotification {
-            id: NotificationId::fresh(),
-            event: start.event,
-            tenant: start.tenant.clone(),
-            recipient: start.recipient.clone(),
-            kind: start.kind.clone(),
-            at: start.started_at,
-        })
+        .filter_map(|(notification, _)| notification.clone())
         .collect();
-    let new: std::collections::HashSet<NotificationId> =
-        events::insert_notifications(conn, &notifications)
-            .await?
-            .into_iter()
-            .collect();
+    let new: HashSet<NotificationId> = events::insert_notifications(conn, &notifications)
+        .await?
+        .into_iter()
+        .collect();
 
-    let born = starts.iter().zip(notifications);
-    let born = born.filter(|(_, notification)| new.contains(&notification.id));
-    let born = born.map(|(start, notification)| Born {
-        notification: notification.id,
-        tenant: notification.tenant,
-        actor: notification.recipient,
-        definition: start.definition,
-        started_at: start.started_at,
+    let born = notified.into_iter().filter_map(|(notification, start)| {
+        let notification = match notification {
+            Some(notification) if !new.contains(&notification.id) => return None,
+            notification => notification.map(|notification| notification.id),
+        };
+        let actor = match (start.recipient, &start.record) {
+            (Some(recipient), _) => recipient.identity,
+            (None, Some(record)) => record.actor(),
+            (None, None) => return None,
+        };
+        Some(Born {
+            notification,
+            record: start.record.map(|record| ForRecord {
+                event: start.event,
+                entity: record.entity,
+                id: record.id,
+            }),
+            tenant: start.tenant,
+            actor,
+            definition: start.definition,
+            started_at: start.started_at,
+            context: start.context,
+        })
     });
     Ok(runs_of(conn, definitions, born).await?.0)
 }
 
-/// A run to make for a notification that is there.
+fn notification(start: &Start) -> Option<NewNotification> {
+    let recipient = start.recipient.as_ref()?;
+    Some(NewNotification {
+        id: NotificationId::fresh(),
+        event: start.event,
+        tenant: start.tenant.clone(),
+        recipient: recipient.identity.clone(),
+        kind: recipient.kind.clone(),
+        at: start.started_at,
+    })
+}
+
+/// A run to make for a notification that is there, for a record, or for both.
 pub(super) struct Born {
-    pub(super) notification: NotificationId,
+    pub(super) notification: Option<NotificationId>,
+    pub(super) record: Option<ForRecord>,
     pub(super) tenant: String,
     pub(super) actor: String,
     pub(super) definition: DefinitionId,
     pub(super) started_at: DateTime<Utc>,
+    pub(super) context: Begun,
 }
 
-/// Makes the runs of notifications.
+/// Makes runs. One whose context could not be made is born and ends at once, with the reason.
 pub(super) async fn runs_of(
     conn: &mut PgConnection,
     definitions: &Loaded,
@@ -92,7 +144,7 @@ pub(super) async fn runs_of(
         let owner = Owner {
             tenant: one.tenant.clone(),
             actor: one.actor.clone(),
-            notification: Some(one.notification),
+            notification: one.notification,
         };
         let mut moved = Moved::new(run, owner);
         moved.apply(&decisions, one.started_at);
@@ -104,6 +156,8 @@ pub(super) async fn runs_of(
             tenant: one.tenant,
             actor: one.actor,
             notification: one.notification,
+            record: one.record,
+            context: one.context.clone().into_value(),
             definition: one.definition,
             started_at: one.started_at,
             row,

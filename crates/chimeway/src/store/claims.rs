@@ -67,6 +67,8 @@ pub struct ClaimedRow {
     pub event: Option<EventId>,
     /// What the host gave.
     pub params: Option<Kept>,
+    /// The run's own values.
+    pub context: Option<Kept>,
     /// The recipient's address for this channel.
     pub address: Option<String>,
     /// The recipient's language and region.
@@ -186,8 +188,8 @@ select
     c.visit as "visit!: Visit", c.notification_id as "notification: NotificationId",
     c.tenant_id as "tenant!", c.channel as "channel!",
     r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
-    (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
-    e.id as "event?: EventId", e.params as "params?: Kept",
+    (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", n.recipient as "recipient?",
+    e.id as "event?: EventId", e.params as "params?: Kept", r.context as "context?: Kept",
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
     (n.read_at is not null) as "read!", coalesce(q.channel, false) as "channel_disabled!",
     q.categories as "disabled_categories?",
@@ -207,7 +209,7 @@ left join lateral (
     select * from chimeway.notifications n where n.id = c.notification_id offset 0
 ) n on true
 left join lateral (
-    select * from chimeway.events e where e.id = n.event_id offset 0
+    select * from chimeway.events e where e.id = coalesce(n.event_id, r.event_id) offset 0
 ) e on true
 left join lateral (
     select * from chimeway.recipients p where p.tenant_id = c.tenant_id and p.identity = n.recipient offset 0

@@ -37,7 +37,7 @@ pub async fn walk(conn: &mut PgConnection, from: &Place, length: i64) -> StoreRe
         r#"-- healing::walk
 with stretch as materialized (
     select id, tenant_id, actor_id, visit,
-        wake_at is null and quarantine_reason is null as unmoved
+        wake_at is null and act_at is null and quarantine_reason is null as unmoved
     from chimeway.workflow_runs
     where ended_at is null and (tenant_id, actor_id, id) > ($1, $2, $3)
     order by tenant_id, actor_id, id
@@ -98,7 +98,7 @@ pub async fn make_due(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<()
 with free as materialized (
     select id from chimeway.workflow_runs
     where id = any($1)
-        and case when ended_at is null then wake_at is null and quarantine_reason is null else false end
+        and case when ended_at is null then wake_at is null and act_at is null and quarantine_reason is null else false end
     order by id
     for no key update skip locked
 )

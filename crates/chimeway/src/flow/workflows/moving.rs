@@ -9,7 +9,7 @@ use super::{WorkflowRun, Workflows, not_found};
 use crate::{
     engine::Noop,
     flow::{
-        FlowError,
+        FlowError, context,
         definitions::undecodable,
         due,
         progress::{self, Advanced},
@@ -115,12 +115,18 @@ impl Workflows {
                 if !loaded.contains_key(&definition) {
                     return Err(not_found("definition", definition, None));
                 }
+                let given = events::given(conn, &[row.event]).await?;
+                let plan = loaded.get(&definition).map(|it| &it.plan);
+                let context = plan.zip(given.first());
+                let context = context.map(|(plan, given)| context::begin(plan, given));
                 let born = Born {
-                    notification,
+                    notification: Some(notification),
+                    record: None,
                     tenant: row.tenant,
                     actor: row.recipient,
                     definition,
                     started_at,
+                    context: context.unwrap_or_default(),
                 };
                 let (made, runs) = start::runs_of(conn, &loaded, [born]).await?;
                 self.wake(conn, &made).await?;
