@@ -92,12 +92,18 @@ async fn an_update_starts_a_run_for_the_record_in_that_very_transaction() {
          from chimeway.events",
     );
     assert_eq!(event.await, "orders 42 status draft submitted 0 1");
-    let notifications = lines(story.pool(), "select count(*)::text from chimeway.notifications");
+    let notifications = lines(
+        story.pool(),
+        "select count(*)::text from chimeway.notifications",
+    );
     assert_eq!(notifications.await, "0");
     audit(story.pool()).await;
 
     story.advance("P1D").await;
-    let ended = lines(story.pool(), "select terminal_reason from chimeway.workflow_runs");
+    let ended = lines(
+        story.pool(),
+        "select terminal_reason from chimeway.workflow_runs",
+    );
     assert_eq!(ended.await, "completed");
     audit(story.pool()).await;
 }
@@ -118,7 +124,10 @@ async fn explain_and_the_list_name_the_record() {
         .unwrap();
     let explained = story.explain(chimeway::ids::RunId(id)).await;
     let record = explained.record.clone().unwrap();
-    assert_eq!((record.entity.as_str(), record.id.as_str()), ("orders", "42"));
+    assert_eq!(
+        (record.entity.as_str(), record.id.as_str()),
+        ("orders", "42")
+    );
     assert_eq!(
         serde_json::to_value(&explained).unwrap()["record"],
         json!({ "entity": "orders", "id": "42" })
@@ -130,7 +139,9 @@ async fn explain_and_the_list_name_the_record() {
         event: explained_event(story.pool()).await,
         ..Default::default()
     };
-    let listed = chimeway::store::run_views::list(&mut conn, &filter, 10).await.unwrap();
+    let listed = chimeway::store::run_views::list(&mut conn, &filter, 10)
+        .await
+        .unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].recipient, "orders/42");
     assert_eq!(listed[0].record_id.as_deref(), Some("42"));
@@ -138,7 +149,10 @@ async fn explain_and_the_list_name_the_record() {
 
 async fn explained_event(pool: &PgPool) -> Option<chimeway::ids::EventId> {
     let id = sqlx::query_scalar("select id from chimeway.events");
-    id.fetch_optional(pool).await.unwrap().map(chimeway::ids::EventId)
+    id.fetch_optional(pool)
+        .await
+        .unwrap()
+        .map(chimeway::ids::EventId)
 }
 
 #[tokio::test]
@@ -148,7 +162,10 @@ async fn only_a_real_change_of_that_field_to_that_state_counts() {
     let from = listening("from_draft").replace("to: submitted", "from: draft, to: submitted");
     story.apply(&from).await;
     let table = [
-        ("insert into orders (id, tenant_id, status) values (1, 'org_456', 'draft')", 0),
+        (
+            "insert into orders (id, tenant_id, status) values (1, 'org_456', 'draft')",
+            0,
+        ),
         ("update orders set status = 'draft'", 0),
         ("update orders set total = 7, buyer = 'submitted'", 0),
         ("update orders set status = 'Submitted'", 0),
@@ -159,7 +176,10 @@ async fn only_a_real_change_of_that_field_to_that_state_counts() {
         ("update orders set status = 'draft'", 1),
         ("update orders set status = 'submitted', total = 8", 3),
         ("delete from orders", 3),
-        ("insert into orders (id, tenant_id, status) values (2, 'org_456', 'submitted')", 4),
+        (
+            "insert into orders (id, tenant_id, status) values (2, 'org_456', 'submitted')",
+            4,
+        ),
     ];
     for (statement, expected) in table {
         run(story.pool(), statement).await;
@@ -182,12 +202,18 @@ async fn several_workflows_may_listen_each_in_its_latest_version_and_inactive_on
     story.apply(&listening("paused")).await;
     story.apply(&listening("silent")).await;
     // The second version listens to another state, the one of `silent` to none.
-    let next = listening("audit_trail").replace("PT1D", "PT2H").replace("P1D", "P2D");
+    let next = listening("audit_trail")
+        .replace("PT1D", "PT2H")
+        .replace("P1D", "P2D");
     story.apply(&next).await;
     story
         .apply("key: silent\nsteps: [{id: pause, action: {type: wait, duration: P1D}}]\n")
         .await;
-    run(story.pool(), "update chimeway.workflows set active = false where workflow_key = 'paused'").await;
+    run(
+        story.pool(),
+        "update chimeway.workflows set active = false where workflow_key = 'paused'",
+    )
+    .await;
     run(
         story.pool(),
         "insert into orders (id, tenant_id, status, total) values (1, 'org_456', 'submitted', 5)",
@@ -232,20 +258,76 @@ macro_rules! odd {
 
 /// What may stand in a host's table, and whether the change of it is recorded.
 const ODD: &[(&str, &str, bool)] = &[
-    ("a tenant that is null", odd!("(1, null, 'submitted')"), false),
-    ("a tenant that is blank", odd!("(1, ' ', 'submitted')"), false),
-    ("a tenant with a line break", odd!("(1, E'org\\n456', 'submitted')"), false),
-    ("a tenant that is too long", odd!("(1, repeat('o', 300), 'submitted')"), false),
-    ("a tenant beyond ASCII", odd!("(1, 'Ünï', 'submitted')"), true),
-    ("a key that is null", odd!("(null, 'org_456', 'submitted')"), false),
-    ("a key that is negative", odd!("(-7, 'org_456', 'submitted')"), true),
-    ("a note without end", odd!("(1, 'org_456', 'submitted', repeat('x', 3000000))"), true),
-    ("a document without end", odd!("(1, 'org_456', 'submitted', null, (repeat('[', 4000) || repeat(']', 4000))::jsonb)"), true),
-    ("a number beyond any double", odd!("(1, 'org_456', 'submitted', null, '{\"n\": 1e400}')"), true),
-    ("no number", odd!("(1, 'org_456', 'submitted', null, null, 'NaN')"), true),
-    ("a number of 400 digits", odd!("(1, 'org_456', 'submitted', null, null, repeat('9', 400)::numeric)"), true),
-    ("bytes", odd!("(1, 'org_456', 'submitted', null, null, null, '\\x00ff')"), true),
-    ("an instant beyond the calendar", odd!("(1, 'org_456', 'submitted', null, null, null, null, 'infinity')"), true),
+    (
+        "a tenant that is null",
+        odd!("(1, null, 'submitted')"),
+        false,
+    ),
+    (
+        "a tenant that is blank",
+        odd!("(1, ' ', 'submitted')"),
+        false,
+    ),
+    (
+        "a tenant with a line break",
+        odd!("(1, E'org\\n456', 'submitted')"),
+        false,
+    ),
+    (
+        "a tenant that is too long",
+        odd!("(1, repeat('o', 300), 'submitted')"),
+        false,
+    ),
+    (
+        "a tenant beyond ASCII",
+        odd!("(1, 'Ünï', 'submitted')"),
+        true,
+    ),
+    (
+        "a key that is null",
+        odd!("(null, 'org_456', 'submitted')"),
+        false,
+    ),
+    (
+        "a key that is negative",
+        odd!("(-7, 'org_456', 'submitted')"),
+        true,
+    ),
+    (
+        "a note without end",
+        odd!("(1, 'org_456', 'submitted', repeat('x', 3000000))"),
+        true,
+    ),
+    (
+        "a document without end",
+        odd!("(1, 'org_456', 'submitted', null, (repeat('[', 4000) || repeat(']', 4000))::jsonb)"),
+        true,
+    ),
+    (
+        "a number beyond any double",
+        odd!("(1, 'org_456', 'submitted', null, '{\"n\": 1e400}')"),
+        true,
+    ),
+    (
+        "no number",
+        odd!("(1, 'org_456', 'submitted', null, null, 'NaN')"),
+        true,
+    ),
+    (
+        "a number of 400 digits",
+        odd!("(1, 'org_456', 'submitted', null, null, repeat('9', 400)::numeric)"),
+        true,
+    ),
+    (
+        "bytes",
+        odd!("(1, 'org_456', 'submitted', null, null, null, '\\x00ff')"),
+        true,
+    ),
+    (
+        "an instant beyond the calendar",
+        odd!("(1, 'org_456', 'submitted', null, null, null, null, 'infinity')"),
+        true,
+    ),
 ];
 
 #[tokio::test]
@@ -263,7 +345,9 @@ async fn what_is_in_a_row_never_makes_the_hosts_statement_fail() {
         )
         .await
         .unwrap();
-    story.apply(&listening("approval").replace(", total: trigger.record.total", "")).await;
+    story
+        .apply(&listening("approval").replace(", total: trigger.record.total", ""))
+        .await;
     for (what, row, recorded) in ODD {
         let written = story.pool().execute(*row).await;
         assert!(written.is_ok(), "{what}: {written:?}");
@@ -271,7 +355,8 @@ async fn what_is_in_a_row_never_makes_the_hosts_statement_fail() {
         story.drain().await;
         let runs = lines(story.pool(), "select state from chimeway.workflow_runs").await;
         assert_eq!(runs, if *recorded { "waiting" } else { "" }, "{what}");
-        let rows = "truncate odd, chimeway.events, chimeway.workflow_runs, chimeway.workflow_transitions";
+        let rows =
+            "truncate odd, chimeway.events, chimeway.workflow_runs, chimeway.workflow_transitions";
         run(story.pool(), rows).await;
     }
 }
@@ -295,14 +380,30 @@ async fn a_trigger_that_is_attached_wrongly_warns_and_does_no_harm() {
     let story = story().await;
     story.apply(&listening("approval")).await;
     let attached = [
-        attached!("after update on orders for each row execute function chimeway.on_state_change()"),
-        attached!("after update on orders for each row execute function chimeway.on_state_change('orders', 'status')"),
-        attached!("after update on orders for each row execute function chimeway.on_state_change('orders', 'no', 'tenant_id')"),
-        attached!("after update on orders for each row execute function chimeway.on_state_change('orders', 'status', 'no')"),
-        attached!("after update on orders for each row execute function chimeway.on_state_change('orders', 'status', 'tenant_id', 'no')"),
-        attached!("after update on orders for each statement execute function chimeway.on_state_change('orders', 'status', 'tenant_id')"),
-        attached!("before update or delete on orders for each row execute function chimeway.on_state_change('', 'status', 'tenant_id')"),
-        attached!("after truncate on orders for each statement execute function chimeway.on_state_change('orders', 'status', 'tenant_id')"),
+        attached!(
+            "after update on orders for each row execute function chimeway.on_state_change()"
+        ),
+        attached!(
+            "after update on orders for each row execute function chimeway.on_state_change('orders', 'status')"
+        ),
+        attached!(
+            "after update on orders for each row execute function chimeway.on_state_change('orders', 'no', 'tenant_id')"
+        ),
+        attached!(
+            "after update on orders for each row execute function chimeway.on_state_change('orders', 'status', 'no')"
+        ),
+        attached!(
+            "after update on orders for each row execute function chimeway.on_state_change('orders', 'status', 'tenant_id', 'no')"
+        ),
+        attached!(
+            "after update on orders for each statement execute function chimeway.on_state_change('orders', 'status', 'tenant_id')"
+        ),
+        attached!(
+            "before update or delete on orders for each row execute function chimeway.on_state_change('', 'status', 'tenant_id')"
+        ),
+        attached!(
+            "after truncate on orders for each statement execute function chimeway.on_state_change('orders', 'status', 'tenant_id')"
+        ),
     ];
     for trigger in attached {
         let done = story.pool().execute(trigger).await;
@@ -310,7 +411,11 @@ async fn a_trigger_that_is_attached_wrongly_warns_and_does_no_harm() {
         let total = lines(story.pool(), "select status || ' ' || total from orders").await;
         assert_eq!(total, "submitted 9", "{trigger}");
         run(story.pool(), "delete from orders").await;
-        assert_eq!(lines(story.pool(), "select 'left' from orders").await, "", "{trigger}");
+        assert_eq!(
+            lines(story.pool(), "select 'left' from orders").await,
+            "",
+            "{trigger}"
+        );
         assert_eq!(events(story.pool()).await, 0, "{trigger}");
     }
 }
@@ -318,7 +423,8 @@ async fn a_trigger_that_is_attached_wrongly_warns_and_does_no_harm() {
 #[tokio::test]
 async fn a_path_that_leads_nowhere_fails_the_run_and_is_named() {
     let story = story().await;
-    let document = listening("approval").replace("trigger.record.total", "trigger.record.totl.cents");
+    let document =
+        listening("approval").replace("trigger.record.total", "trigger.record.totl.cents");
     story.apply(&document).await;
     run(
         story.pool(),
@@ -344,8 +450,13 @@ async fn a_path_that_leads_nowhere_fails_the_run_and_is_named() {
         .apply("key: named\ncontext: {amount: params.amount}\nsteps: [{id: pause, action: {type: wait, duration: P1D}}]\n")
         .await;
     let without = story.trigger("named", "ada").await;
-    assert_eq!(place(&story, without).await, "failed in pause: failed:context_missing_path");
-    let with = story.trigger_with("named", "ada", json!({ "amount": 5 })).await;
+    assert_eq!(
+        place(&story, without).await,
+        "failed in pause: failed:context_missing_path"
+    );
+    let with = story
+        .trigger_with("named", "ada", json!({ "amount": 5 }))
+        .await;
     story.drain().await;
     assert_eq!(place(&story, with).await, "waiting in pause");
     let contexts = lines(
@@ -368,7 +479,10 @@ async fn a_context_larger_than_64_kib_fails_the_run() {
     )
     .await;
     story.drain().await;
-    let ended = lines(story.pool(), "select terminal_reason from chimeway.workflow_runs");
+    let ended = lines(
+        story.pool(),
+        "select terminal_reason from chimeway.workflow_runs",
+    );
     assert_eq!(ended.await, "failed:context_too_large");
     audit(story.pool()).await;
 }
@@ -399,14 +513,23 @@ steps:
     .await;
     story.drain().await;
     assert_eq!(story.sent(), ["in_app order_received to ada"]);
-    let sent: Vec<Value> = story.channel().sent().iter().map(|message| message.params.clone()).collect();
+    let sent: Vec<Value> = story
+        .channel()
+        .sent()
+        .iter()
+        .map(|message| message.params.clone())
+        .collect();
     assert_eq!(sent[0]["record"]["total"], json!(0));
     audit(story.pool()).await;
-    story.signal_with("ada", "seen", json!({ "order": "41" })).await;
+    story
+        .signal_with("ada", "seen", json!({ "order": "41" }))
+        .await;
     story.drain().await;
     let state = "select state from chimeway.workflow_runs";
     assert_eq!(lines(story.pool(), state).await, "waiting");
-    story.signal_with("ada", "seen", json!({ "order": "42" })).await;
+    story
+        .signal_with("ada", "seen", json!({ "order": "42" }))
+        .await;
     story.drain().await;
     assert_eq!(lines(story.pool(), state).await, "stopped");
     audit(story.pool()).await;
@@ -493,7 +616,11 @@ async fn a_chain_of_workflows_ends_at_a_depth_of_16() {
             "select concat_ws(' ', depth, expanded_count, quarantine_reason) from chimeway.events order by id desc limit 1",
         )
         .await;
-        let expected = if expanded { "16 1" } else { "17 0 depth_exceeded" };
+        let expected = if expanded {
+            "16 1"
+        } else {
+            "17 0 depth_exceeded"
+        };
         assert_eq!(last, expected);
     }
     audit(story.pool()).await;

@@ -86,12 +86,20 @@ mod tests {
     fn a_call_is_made_of_the_context_and_the_params() {
         let context = json!({ "region": "eu", "id": "a/b", "total": 1500 });
         let params = json!({ "record_id": "42" });
-        let body = json!({ "order": "{{ params.record_id }}", "lines": ["{{ context.total }}", 7] });
-        let call = Call::fill(&webhook("https://a.example/{{ context.id }}", Some(body)), &context, &params);
+        let body =
+            json!({ "order": "{{ params.record_id }}", "lines": ["{{ context.total }}", 7] });
+        let call = Call::fill(
+            &webhook("https://a.example/{{ context.id }}", Some(body)),
+            &context,
+            &params,
+        );
         let call = call.unwrap();
         assert_eq!(call.url, "https://a.example/a%2Fb");
         assert_eq!(call.headers, [("x-region".to_owned(), "eu".to_owned())]);
-        assert_eq!(call.body, Some(json!({ "order": "42", "lines": ["1500", 7] })));
+        assert_eq!(
+            call.body,
+            Some(json!({ "order": "42", "lines": ["1500", 7] }))
+        );
 
         let plain = Call::fill(&webhook("https://a.example/", None), &context, &params).unwrap();
         assert_eq!(plain.body, Some(context));
@@ -99,7 +107,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_fails_the_call_and_is_named() {
-        let call = Call::fill(&webhook("https://a.example/{{ context.nothing }}", None), &json!({}), &json!({}));
+        let call = Call::fill(
+            &webhook("https://a.example/{{ context.nothing }}", None),
+            &json!({}),
+            &json!({}),
+        );
         let answer = call.unwrap_err().answer().cloned().unwrap();
         assert_eq!(answer["setting"], "url");
         assert_eq!(answer["expression"], "context.nothing");

@@ -4,12 +4,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     definition::{JsonPath, Source, WorkflowPlan},
+    engine::MAX_CONTEXT,
     ids::ActorId,
     store::events::Given,
 };
-
-/// The most that a run's context may hold, in bytes of JSON.
-pub const LONGEST_CONTEXT: usize = 64 * 1024;
 
 /// The name of a mapping that says who a record's run is for.
 const ACTOR: &str = "actor_id";
@@ -29,7 +27,7 @@ pub(super) enum Unbegun {
     Missing(String),
     /// `actor_id` is no name.
     NoActor,
-    /// More than [`LONGEST_CONTEXT`].
+    /// More than [`MAX_CONTEXT`].
     TooLarge,
     /// The trigger holds what this program cannot read.
     Unreadable,
@@ -99,13 +97,19 @@ fn taken(plan: &WorkflowPlan, record_id: Option<&str>, params: &Value) -> Begun 
     let mut values = Map::new();
     if let (Some(id), true) = (record_id, plan.context.is_empty()) {
         values.insert("record_id".to_owned(), json!(id));
-        values.insert("record".to_owned(), record.cloned().unwrap_or_else(|| json!({})));
+        values.insert(
+            "record".to_owned(),
+            record.cloned().unwrap_or_else(|| json!({})),
+        );
     }
     for (name, source) in &plan.context {
         let value = match source {
             Source::RecordId => record_id.map(|id| json!(id)),
             Source::Record => record_id.and(record).cloned(),
-            Source::Field(path) => record_id.and(record).and_then(|record| at(record, path)).cloned(),
+            Source::Field(path) => record_id
+                .and(record)
+                .and_then(|record| at(record, path))
+                .cloned(),
             Source::Params(path) => at(params, path).cloned(),
         };
         let Some(value) = value else {
@@ -137,9 +141,9 @@ pub(super) fn at<'a>(value: &'a Value, path: &JsonPath) -> Option<&'a Value> {
 }
 
 /// Whether a context of these is small enough.
-pub(super) fn fits(values: &Map<String, Value>) -> bool {
+fn fits(values: &Map<String, Value>) -> bool {
     // Writing a JSON value to a string never fails.
-    serde_json::to_string(values).is_ok_and(|text| text.len() <= LONGEST_CONTEXT)
+    serde_json::to_string(values).is_ok_and(|text| text.len() <= MAX_CONTEXT)
 }
 
 /// A name, or a whole number, as keys often are.
@@ -211,17 +215,31 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_and_nothing_is_begun() {
-        let record = json!({ "total": 1500, "note": "x".repeat(LONGEST_CONTEXT) });
+        let record = json!({ "total": 1500, "note": "x".repeat(MAX_CONTEXT) });
         let table = [
-            (json!({ "a": "trigger.record.totl" }), "context_missing_path", Some("trigger.record.totl")),
-            (json!({ "a": "record.total.cents" }), "context_missing_path", Some("trigger.record.total.cents")),
-            (json!({ "a": "params.nothing" }), "context_missing_path", Some("params.nothing")),
+            (
+                json!({ "a": "trigger.record.totl" }),
+                "context_missing_path",
+                Some("trigger.record.totl"),
+            ),
+            (
+                json!({ "a": "record.total.cents" }),
+                "context_missing_path",
+                Some("trigger.record.total.cents"),
+            ),
+            (
+                json!({ "a": "params.nothing" }),
+                "context_missing_path",
+                Some("params.nothing"),
+            ),
             (json!({ "a": "record.note" }), "context_too_large", None),
             (json!({}), "context_too_large", None),
         ];
         for (context, code, path) in table {
             let begun = begun(context.clone(), record.clone());
-            let problem = begun.problem().map(|problem| (problem.code(), problem.path()));
+            let problem = begun
+                .problem()
+                .map(|problem| (problem.code(), problem.path()));
             assert_eq!(problem, Some((code, path)), "{context}");
             assert_eq!(begun.into_value(), json!({}), "{context}");
         }

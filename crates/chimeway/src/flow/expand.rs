@@ -71,7 +71,8 @@ impl DueWork for Expand<'_> {
             .partition(|chunk| by_id.get(&chunk.event).is_some_and(|event| event.of_record));
         let takes = |event: &DueEvent| {
             let definition = definitions.get(&event.definition);
-            event.of_record || definition.is_some_and(|definition| !definition.plan.context.is_empty())
+            event.of_record
+                || definition.is_some_and(|definition| !definition.plan.context.is_empty())
         };
         let asked: Vec<EventId> = by_id
             .values()
@@ -83,10 +84,11 @@ impl DueWork for Expand<'_> {
             .into_iter()
             .map(|given| (given.event, given))
             .collect();
-        let begun = |event: &DueEvent| match (definitions.get(&event.definition), given.get(&event.id)) {
-            (Some(definition), Some(given)) => context::begin(&definition.plan, given),
-            _ => Begun::default(),
-        };
+        let begun =
+            |event: &DueEvent| match (definitions.get(&event.definition), given.get(&event.id)) {
+                (Some(definition), Some(given)) => context::begin(&definition.plan, given),
+                _ => Begun::default(),
+            };
 
         let mut starts = vec![];
         for recipient in events::recipients(conn, &of_recipients).await? {
@@ -100,7 +102,8 @@ impl DueWork for Expand<'_> {
             starts.push(start_of(event, Some(recipient), None, begun(event)));
         }
         for chunk in of_records {
-            let (Some(event), Some(given)) = (by_id.get(&chunk.event), given.get(&chunk.event)) else {
+            let (Some(event), Some(given)) = (by_id.get(&chunk.event), given.get(&chunk.event))
+            else {
                 continue;
             };
             let record = given.entity.clone().zip(given.record_id.clone());

@@ -283,7 +283,9 @@ impl Explanation {
     fn acting(&self, at: DateTime<Utc>) -> String {
         match (self.tries, self.is_due(Some(at))) {
             (0, _) => "A worker is about to carry out the actions of the current step.".to_owned(),
-            (tries, true) => format!("The actions of the current step are about to be tried again, after {tries} tries."),
+            (tries, true) => format!(
+                "The actions of the current step are about to be tried again, after {tries} tries."
+            ),
             (tries, false) => format!(
                 "The actions of the current step are tried again at {}, after {tries} {}: another session held a row.",
                 instant(at),

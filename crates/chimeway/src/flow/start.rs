@@ -138,7 +138,14 @@ pub(super) async fn runs_of(
             continue;
         };
         let run = Run::born(RunId::fresh(), definition.clone());
-        let Verdict::Move(decisions) = decide(&run, &Input::Started, one.started_at) else {
+        let input = match one.context.problem() {
+            None => Input::Started,
+            Some(problem) => Input::Unstartable {
+                code: problem.code(),
+                name: problem.path().map(ToOwned::to_owned),
+            },
+        };
+        let Verdict::Move(decisions) = decide(&run, &input, one.started_at) else {
             continue;
         };
         let owner = Owner {
@@ -149,15 +156,15 @@ pub(super) async fn runs_of(
         let mut moved = Moved::new(run, owner);
         moved.apply(&decisions, one.started_at);
         let row = moved.row(one.started_at);
-        if let Some(wake_at) = row.wake_at {
-            made.wakes_in(wake_at - one.started_at);
+        for due in [row.wake_at, row.act_at].into_iter().flatten() {
+            made.wakes_in(due - one.started_at);
         }
         rows.push(runs::NewRun {
             tenant: one.tenant,
             actor: one.actor,
             notification: one.notification,
             record: one.record,
-            context: one.context.clone().into_value(),
+            context: one.context.into_value(),
             definition: one.definition,
             started_at: one.started_at,
             row,

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{StoreResult, deliveries::interval, error::ensure_affected, json::Kept};
+use super::StoreResult;
 use crate::ids::RunId;
 
 /// Runs whose actions are due, earliest first: neither locked nor looked at.
@@ -27,35 +26,32 @@ limit $1"#,
     .await?)
 }
 
-/// What the actions of a run are given.
+/// Where a run stands whose actions are to be carried out.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct Standing {
     /// Which run.
     pub run: RunId,
-    /// The run's values.
-    pub context: Kept,
-    /// What its trigger gave; `None` where the event is gone.
-    pub params: Option<Kept>,
-    /// How many workflows stand before it in a chain.
+    /// How many workflows stand before it in a chain in which each started the next.
     pub depth: i32,
     /// How often another session was in the way of its actions.
     pub tries: i32,
+    /// After what time sessions of this server look for a deadlock.
+    pub deadlock_timeout: Duration,
 }
 
-/// What the actions of these runs are given.
+/// Where these runs stand.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn given(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<Vec<Given>> {
+pub async fn standing(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<Vec<Standing>> {
     if runs.is_empty() {
         return Ok(vec![]);
     }
-    Ok(sqlx::query_as!(
-        Given,
-        r#"-- acting::given
-select r.id as "run: RunId", r.context as "context: Kept", e.params as "params?: Kept",
-    coalesce(e.depth, 0) as "depth!", r.tries
+    let rows = sqlx::query!(
+        r#"-- acting::standing
+select r.id as "run!: RunId", coalesce(e.depth, 0) as "depth!", r.tries as "tries!",
+    (extract(epoch from current_setting('deadlock_timeout')::interval) * 1000)::bigint as "deadlock_timeout!"
 from chimeway.workflow_runs r
 left join chimeway.notifications n on n.id = r.notification_id
 left join chimeway.events e on e.id = coalesce(r.event_id, n.event_id)
@@ -64,7 +60,14 @@ order by r.id"#,
         runs as _,
     )
     .fetch_all(conn)
-    .await?)
+    .await?;
+    let standing = rows.into_iter().map(|row| Standing {
+        run: row.run,
+        depth: row.depth,
+        tries: row.tries,
+        deadlock_timeout: Duration::from_millis(u64::try_from(row.deadlock_timeout).unwrap_or(0)),
+    });
+    Ok(standing.collect())
 }
 
 /// What this transaction may wait for, and how deep in a chain of workflows it writes: for as long as a
@@ -107,12 +110,13 @@ select set_config('lock_timeout', '0', true), set_config('chimeway.depth', '', t
     Ok(())
 }
 
-/// Another session was in the way: these runs' actions are tried again after a while.
+/// Another session was in the way: these runs' actions are tried again, first after a quarter of a second,
+/// then ever less often, every five minutes at least. `jitter` spreads the tries, in `0.5..1.0`.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn defer(conn: &mut PgConnection, runs: &[RunId], delay: Duration) -> StoreResult<()> {
+pub async fn defer(conn: &mut PgConnection, runs: &[RunId], jitter: f64) -> StoreResult<()> {
     if runs.is_empty() {
         return Ok(());
     }
@@ -125,37 +129,41 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.workflow_runs r
-set act_at = chimeway.now() + $2::interval, tries = r.tries + 1
+set act_at = chimeway.now()
+        + least(interval '250 milliseconds' * power(2, least(r.tries, 20)), interval '5 minutes') * $2::float8,
+    tries = r.tries + 1
 from free
 where r.id = free.id"#,
         runs as _,
-        interval(delay),
+        jitter,
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-/// Writes the values of locked runs, whole.
+/// Something other than another session was in the way: the third time a run is set aside. Returns how
+/// many were.
 ///
 /// # Errors
 ///
-/// [`StoreError::RowsAffected`](super::StoreError::RowsAffected) if a run is not there.
-pub async fn set_contexts(conn: &mut PgConnection, contexts: &[(RunId, Value)]) -> StoreResult<()> {
-    if contexts.is_empty() {
-        return Ok(());
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn fail(conn: &mut PgConnection, runs: &[RunId], reason: &str) -> StoreResult<usize> {
+    if runs.is_empty() {
+        return Ok(0);
     }
-    let written = sqlx::query!(
-        r#"-- acting::set_contexts
-update chimeway.workflow_runs r
-set context = u.context
-from unnest($1::uuid[], $2::jsonb[]) as u (id, context)
-where r.id = u.id and case when r.ended_at is null then true else false end"#,
-        &contexts.iter().map(|(run, _)| run.0).collect::<Vec<_>>(),
-        &contexts.iter().map(|(_, context)| context.clone()).collect::<Vec<_>>(),
+    let set_aside = sqlx::query_scalar!(
+        r#"-- acting::fail
+update chimeway.workflow_runs
+set tries = tries + 1,
+    act_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
+    quarantine_reason = case when tries < 2 then null else $2 end
+where id = any($1) and act_at is not null
+returning quarantine_reason is not null as "aside!""#,
+        runs as _,
+        reason,
     )
-    .execute(conn)
-    .await?
-    .rows_affected();
-    ensure_affected("acting::set_contexts", contexts.len(), written)
+    .fetch_all(conn)
+    .await?;
+    Ok(set_aside.into_iter().filter(|aside| *aside).count())
 }

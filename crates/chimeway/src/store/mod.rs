@@ -14,6 +14,7 @@
 //! aggregate; 3. its place in the lock order; 4. `scripts/prepare-queries`.
 
 pub mod acting;
+pub mod approvals;
 pub mod attempts;
 pub mod claims;
 pub mod cron;
@@ -31,6 +32,7 @@ pub mod owed;
 pub mod preferences;
 pub mod recipients;
 mod refusal;
+pub mod roles;
 pub mod run_views;
 pub mod runs;
 pub mod schema;

@@ -98,12 +98,12 @@ impl Writable {
 
 /// Everything that may be written, by entity.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Allowed(BTreeMap<String, Writable>);
+pub(super) struct Allowed(BTreeMap<String, Writable>);
 
 impl Allowed {
     /// Adds to it. Of one entity and table named twice, the columns of both may be written; a table named
     /// otherwise takes the place of the one before.
-    pub(crate) fn add(&mut self, one: Writable) {
+    pub(super) fn add(&mut self, one: Writable) {
         match self.0.get_mut(&one.entity) {
             Some(known) if known.table() == one.table() => {
                 known.columns.extend(one.columns);
@@ -151,7 +151,11 @@ mod tests {
         assert!(allowed.record("orders", ["status"].into_iter()).is_none());
         allowed.add(Writable::new("orders").insertable());
         assert!(allowed.record("orders", ["status"].into_iter()).is_some());
-        assert!(allowed.record("orders", ["status", "total"].into_iter()).is_none());
+        assert!(
+            allowed
+                .record("orders", ["status", "total"].into_iter())
+                .is_none()
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::{
     flow::{
-        Core, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed, route::Route,
+        Core, actions, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed,
+        route::Route,
     },
     queue::{Fetched, QueueName, Slot, Source},
     store::{
@@ -34,6 +35,8 @@ pub(super) enum Kind {
     Runs,
     /// Runs to tell a result.
     Owed,
+    /// Runs whose actions are to be carried out.
+    Actions,
 }
 
 impl Kind {
@@ -43,6 +46,7 @@ impl Kind {
             Self::Events => "events",
             Self::Runs => "runs",
             Self::Owed => "owed",
+            Self::Actions => "actions",
         }
     }
 }
@@ -74,7 +78,7 @@ impl Batches {
             core,
             pool,
             QueueName::Workflows,
-            &[Kind::Events, Kind::Owed, Kind::Runs],
+            &[Kind::Events, Kind::Owed, Kind::Runs, Kind::Actions],
         )
     }
 
@@ -98,6 +102,7 @@ impl Batches {
                     (Kind::Events, due.events),
                     (Kind::Owed, due.owed),
                     (Kind::Runs, due.runs),
+                    (Kind::Actions, due.actions),
                 ]
             }
         })
@@ -115,6 +120,7 @@ impl Batches {
             Kind::Events => batch::take(core, pool, &Expand { core }).await?,
             Kind::Runs => batch::take(core, pool, &Due { core }).await?,
             Kind::Owed => batch::take(core, pool, &Owed { core }).await?,
+            Kind::Actions => return actions::take(core, pool).await,
         };
         Ok(took)
     }
