@@ -5,6 +5,8 @@
 mod spine;
 
 // What a workflow may consist of, and how it is told.
+mod action_locks;
+mod actions;
 mod cancel;
 mod definitions;
 mod matching;
@@ -13,7 +15,7 @@ mod outcomes;
 mod preferences;
 mod retry;
 mod signals;
-mod state_changes;
+pub(crate) mod state_changes;
 mod wait;
 
 // The behavior of the original, by the numbers of `docs/scenarios.md`.

@@ -84,12 +84,12 @@ pub async fn enter_host(
     let milliseconds = longest_wait.as_millis().max(1);
     sqlx::query!(
         r#"-- acting::enter_host
-select set_config('lock_timeout', $1, true), set_config('chimeway.depth', $2, true),
-    set_config('enable_seqscan', 'on', true), set_config('plan_cache_mode', 'auto', true)"#,
+select set_config('lock_timeout', $1, true) as wait, set_config('chimeway.depth', $2, true) as depth,
+    set_config('enable_seqscan', 'on', true) as scans, set_config('plan_cache_mode', 'auto', true) as plans"#,
         format!("{milliseconds}ms"),
         depth.to_string(),
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
     Ok(())
 }
@@ -102,10 +102,11 @@ select set_config('lock_timeout', $1, true), set_config('chimeway.depth', $2, tr
 pub async fn leave_host(conn: &mut PgConnection) -> StoreResult<()> {
     sqlx::query!(
         r#"-- acting::leave_host
-select set_config('lock_timeout', '0', true), set_config('chimeway.depth', '', true),
-    set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)"#,
+select set_config('lock_timeout', '0', true) as wait, set_config('chimeway.depth', '', true) as depth,
+    set_config('enable_seqscan', 'off', true) as scans,
+    set_config('plan_cache_mode', 'force_generic_plan', true) as plans"#,
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
     Ok(())
 }

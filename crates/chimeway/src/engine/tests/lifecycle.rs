@@ -48,8 +48,14 @@ struct Question {
     now: &'static str,
 }
 
-const QUESTIONS: [Question; 12] = [
+const QUESTIONS: [Question; 13] = [
     ask("it is started", "10:00", |_| Input::Started),
+    ask("it is started, and its trigger lacks a value", "10:00", |_| {
+        Input::Unstartable {
+            code: "context_missing_path",
+            name: None,
+        }
+    }),
     ask("a result of this visit's message", "10:00", |run| {
         result(run.visit, Outcome::Delivered)
     }),
@@ -108,6 +114,7 @@ fn signal(name: &str) -> Input {
 fn is_asked(input: &Input) -> bool {
     match input {
         Input::Started
+        | Input::Unstartable { .. }
         | Input::Delivered(_)
         | Input::Due
         | Input::Signalled { .. }
