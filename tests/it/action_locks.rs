@@ -30,7 +30,7 @@ steps:
         - { type: send_signal, signal: approving, actor: ada }
         - { type: set_field, entity: orders, record_id: context.order, field: status, value: approved }
   - id: pause
-    action: { type: wait, duration: PT0S }
+    action: { type: wait, duration: PT0.001S }
 ";
 
 const WRITES: &str = "

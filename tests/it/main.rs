@@ -30,6 +30,7 @@ mod http_channel;
 mod inbox;
 mod progression;
 mod python_host;
+mod purchase;
 mod recipients;
 mod sql_refusals;
 mod sql_security;

@@ -189,7 +189,8 @@ async fn only_a_real_change_of_that_field_to_that_state_counts() {
     let started = lines(
         story.pool(),
         "select d.workflow_key || ' ' || count(*) from chimeway.workflow_runs r
-         join chimeway.workflow_definitions d on d.id = r.workflow_definition_id group by 1, d.workflow_key order by 1",
+         join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
+         group by d.workflow_key order by d.workflow_key",
     );
     assert_eq!(started.await, "approval 3\nfrom_draft 1");
 }

@@ -118,7 +118,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     if let Some(webhook) = definition.and_then(|definition| webhook(row, definition)) {
         match Call::fill(webhook, &message.context, &message.params) {
             Ok(call) => message.call = Some(call),
-            Err(error) => return attempted(claimed, "", &core.worker, Ended::refused(error)),
+            Err(error) => return attempted(claimed, "", &core.worker, Ended::refused(&error)),
         }
     }
     let Some(channel) = core.channels.get(&row.channel) else {
@@ -323,11 +323,13 @@ impl Ended {
     }
 
     /// The channel did not take it; what it kept of the answer is kept.
-    fn refused(error: SendError) -> Self {
+    fn refused(error: &SendError) -> Self {
         let what = error.to_string();
         let answer = error.answer().cloned();
         let result = match error {
-            SendError::Temporary { retry_after, .. } => AttemptResult::Temporary { retry_after },
+            SendError::Temporary { retry_after, .. } => AttemptResult::Temporary {
+                retry_after: *retry_after,
+            },
             SendError::Permanent { .. } => AttemptResult::Permanent,
             SendError::Bounced { .. } => AttemptResult::Bounced,
         };
@@ -357,7 +359,7 @@ async fn send(channel: &dyn Channel, message: &Message, limit: Duration) -> Ende
         Err(_) => Ended::failed(temporary, "no answer in time"),
         Ok(Err(_)) => Ended::failed(temporary, "the channel panicked"),
         Ok(Ok(Ok(receipt))) => Ended::new(AttemptResult::Succeeded, receipt),
-        Ok(Ok(Err(error))) => Ended::refused(error),
+        Ok(Ok(Err(error))) => Ended::refused(&error),
     }
 }
 

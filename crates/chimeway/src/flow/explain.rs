@@ -274,9 +274,9 @@ impl Explanation {
 
     /// The place that the run would have needed a value from.
     fn missing(&self) -> String {
-        let path = self.status_context.get("path");
-        let path = path.and_then(serde_json::Value::as_str);
-        path.map_or_else(String::new, |path| format!(" Nothing stands at `{path}`."))
+        let name = self.status_context.get("name");
+        let name = name.and_then(serde_json::Value::as_str);
+        name.map_or_else(String::new, |name| format!(" Nothing stands at `{name}`."))
     }
 
     /// What is to be done in the current step, and when.
