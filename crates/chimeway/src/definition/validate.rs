@@ -324,7 +324,7 @@ steps:
       on_outcome: {elapsed: end}
     on: {signalled: end}
   - id: in_app
-    action: {type: approval, assignee: bob}
+    action: {type: aproval, assignee: bob}
   - {id: '  ', action: {type: wait, duration: P1M}}
   - {id: last, action: notify}
   - nothing
@@ -351,7 +351,7 @@ kee: x
     /steps/1/action/on_outcome: unknown key `on_outcome`; it belongs beside `action`
     /steps/1/on/signalled: unknown outcome `signalled`; a signal goes where `then` of its stop condition says
     /steps/2/id: the step id `in_app` is taken by /steps/0/id
-    /steps/2/action/assignee: expected an object, found "bob"
+    /steps/2/action/type: unknown step type `aproval`; did you mean `approval`?
     /steps/3/id: the step id is blank
     /steps/3/action/duration: the duration `P1M` counts years or months, which differ in length; count days or weeks: `P30D`, `P52W`
     /steps/4/action: expected an object, found "notify"
