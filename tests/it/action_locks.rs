@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use chimeway::{Chimeway, Document, flow::{Point, Writable}, ids::RunId};
+use chimeway::{
+    Chimeway, Document,
+    flow::{Point, Writable},
+    ids::RunId,
+};
 use chimeway_testkit::{Story, TestDb};
 use futures::future::join_all;
 use sqlx::{Connection as _, Executor as _, PgPool};
@@ -65,7 +69,9 @@ async fn submitted(story: &Story) -> RunId {
     // Its run is made, and held where it is.
     let mut holding = story.db().connect().await;
     let mut tx = holding.begin().await.unwrap();
-    tx.execute("select from orders where id = 42 for update").await.unwrap();
+    tx.execute("select from orders where id = 42 for update")
+        .await
+        .unwrap();
     story.drain().await;
     tx.rollback().await.unwrap();
     let id = sqlx::query_scalar("select id from chimeway.workflow_runs");
@@ -79,7 +85,8 @@ async fn a_row_that_a_host_holds_is_tried_again_later() {
     assert_eq!(place(&story, run).await, "active in act");
     let next = story.explain(run).await.next;
     assert!(next.contains("another session held a row"), "{next}");
-    let written = "select (select count(*) from writes) || ' ' || (select count(*) from chimeway.signals)";
+    let written =
+        "select (select count(*) from writes) || ' ' || (select count(*) from chimeway.signals)";
     assert_eq!(lines(story.pool(), written).await, "0 0");
     audit(story.pool()).await;
     story.advance("PT1M").await;
@@ -99,9 +106,14 @@ async fn a_row_that_is_held_for_ever_fails_the_step_in_the_end() {
         .unwrap();
     let mut holding = story.db().connect().await;
     let mut tx = holding.begin().await.unwrap();
-    tx.execute("select from orders where id = 42 for update").await.unwrap();
+    tx.execute("select from orders where id = 42 for update")
+        .await
+        .unwrap();
     story.advance("PT10M").await;
-    assert_eq!(place(&story, run).await, "failed in act: failed:record_is_locked");
+    assert_eq!(
+        place(&story, run).await,
+        "failed in act: failed:record_is_locked"
+    );
     tx.rollback().await.unwrap();
     audit(story.pool()).await;
 }
@@ -114,7 +126,9 @@ async fn a_host_that_holds_the_row_and_wants_the_run_is_never_the_deadlocks_vict
     let mut host = story.db().connect().await;
     for _ in 0..3 {
         let mut tx = host.begin().await.unwrap();
-        tx.execute("update orders set total = total + 1 where id = 42").await.unwrap();
+        tx.execute("update orders set total = total + 1 where id = 42")
+            .await
+            .unwrap();
         let (chimeway, pool) = (story.chimeway().clone(), story.pool().clone());
         let worker = tokio::spawn(async move { chimeway.settle(&pool).await });
         until_somebody_waits(story.pool()).await;
@@ -145,7 +159,10 @@ async fn a_cancellation_comes_before_the_actions() {
         .unwrap();
     story.advance("PT10M").await;
     assert_eq!(place(&story, run).await, "stopped in act: cancelled");
-    assert_eq!(lines(story.pool(), "select status from orders").await, "submitted");
+    assert_eq!(
+        lines(story.pool(), "select status from orders").await,
+        "submitted"
+    );
     audit(story.pool()).await;
 }
 
@@ -159,7 +176,11 @@ async fn heavy_a_crash_between_any_two_statements_of_a_step_changes_the_row_once
         "after_actions_commit",
         "before_due",
     ];
-    assert!(POINTS.iter().all(|name| Point::ALL.iter().any(|point| point.as_str() == *name)));
+    assert!(
+        POINTS
+            .iter()
+            .all(|name| Point::ALL.iter().any(|point| point.as_str() == *name))
+    );
     join_all(POINTS.map(crash_at)).await;
 }
 
@@ -168,8 +189,15 @@ async fn crash_at(point: &str) {
     let (pool, desk) = (db.pool(), Desk::new());
     host(pool).await;
     let document = Document::from_yaml("approving", APPROVING).unwrap();
-    Chimeway::builder().build().apply(pool, &document).await.unwrap();
-    let worker = || desk.worker(&db.url()).with("--allow-write", "orders.status");
+    Chimeway::builder()
+        .build()
+        .apply(pool, &document)
+        .await
+        .unwrap();
+    let worker = || {
+        desk.worker(&db.url())
+            .with("--allow-write", "orders.status")
+    };
     let mut first = worker().failpoint(point, "abort").start().await;
     pool.execute(
         "insert into orders (id, tenant_id, status) values (42, 'org_456', 'draft');
@@ -188,7 +216,11 @@ async fn crash_at(point: &str) {
     second.stop().await;
     let writes = "select string_agg(status, ' ' order by id) from writes";
     assert_eq!(lines(pool, writes).await, "submitted approved", "{point}");
-    assert_eq!(number(pool, "select count(*) from chimeway.signals").await, 1, "{point}");
+    assert_eq!(
+        number(pool, "select count(*) from chimeway.signals").await,
+        1,
+        "{point}"
+    );
     audit(pool).await;
 }
 
@@ -198,8 +230,15 @@ async fn heavy_workers_share_the_actions_of_many_runs() {
     let (pool, desk) = (db.pool(), Desk::new());
     host(pool).await;
     let document = Document::from_yaml("approving", APPROVING).unwrap();
-    Chimeway::builder().build().apply(pool, &document).await.unwrap();
-    let worker = || desk.worker(&db.url()).with("--allow-write", "orders.status");
+    Chimeway::builder()
+        .build()
+        .apply(pool, &document)
+        .await
+        .unwrap();
+    let worker = || {
+        desk.worker(&db.url())
+            .with("--allow-write", "orders.status")
+    };
     let workers = join_all([worker().start(), worker().start()]).await;
     pool.execute(
         "insert into orders (id, tenant_id, status) select n, 'org_456', 'draft' from generate_series(1, 200) n;
@@ -229,7 +268,14 @@ async fn heavy_workers_share_the_actions_of_many_runs() {
     let approved = "select count(*) from writes where status = 'approved'";
     // Each once by its run, and some again by the host's own updates of approved rows.
     assert!(number(pool, approved).await >= 200);
-    assert_eq!(number(pool, "select count(*) from orders where status = 'approved'").await, 200);
+    assert_eq!(
+        number(
+            pool,
+            "select count(*) from orders where status = 'approved'"
+        )
+        .await,
+        200
+    );
     audit(pool).await;
     assert_no_deadlocks(&db).await;
 }

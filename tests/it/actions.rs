@@ -30,8 +30,7 @@ steps:
     )
 }
 
-const APPROVE: &str =
-    "        - { type: set_field, entity: orders, record_id: context.order, field: status, value: approved }";
+const APPROVE: &str = "        - { type: set_field, entity: orders, record_id: context.order, field: status, value: approved }";
 
 /// A host whose orders' status, buyer and approver may be written, and new ones inserted.
 async fn story() -> Story {
@@ -87,18 +86,32 @@ async fn set_field_writes_the_record_and_the_run_goes_on() {
         orders(story.pool()).await,
         "42 org_456 approved 1500\n43 org_999 draft 7"
     );
-    insta::assert_snapshot!(story.history(run).await);
+    insta::assert_snapshot!(story.history(run).await, @r"
+    03-02 09:00:00 workflow_started act -->active {workflow=acting}
+    03-02 09:00:00 step_activated act active->active {step_key=act}
+    03-02 09:00:00 actions_performed act active->active {actions=1 step_key=act}
+    03-02 09:00:00 workflow_completed act active->completed {}
+    ");
     audit(story.pool()).await;
 }
 
 #[tokio::test]
 async fn a_value_is_cast_to_the_type_of_its_column() {
-    let columns = ["number", "amount", "day", "at", "flag", "note", "document", "mood", "short"];
+    let columns = [
+        "number", "amount", "day", "at", "flag", "note", "document", "mood", "short",
+    ];
     let odd = columns
         .iter()
-        .fold(Writable::new("odd").column("id"), |odd, column| odd.column(*column));
+        .fold(Writable::new("odd").column("id"), |odd, column| {
+            odd.column(*column)
+        });
     let story = Story::builder()
-        .with(|builder| builder.writable(Writable { tenant: "owner".to_owned(), ..odd }))
+        .with(|builder| {
+            builder.writable(Writable {
+                tenant: "owner".to_owned(),
+                ..odd
+            })
+        })
         .begin(MORNING)
         .await;
     story.pool().execute(ORDERS).await.unwrap();
@@ -175,7 +188,11 @@ async fn again(story: &Story, document: &str) -> RunId {
 #[tokio::test]
 async fn what_is_not_allowed_is_refused_and_nothing_is_written() {
     let story = story().await;
-    story.pool().execute(ORDERS.split("create trigger").next().unwrap().trim()).await.ok();
+    story
+        .pool()
+        .execute(ORDERS.split("create trigger").next().unwrap().trim())
+        .await
+        .ok();
     let set = |entity: &str, record: &str, field: &str| {
         format!(
             "        - {{ type: set_field, entity: {entity}, record_id: {record}, field: {field}, value: x }}"
@@ -187,13 +204,22 @@ async fn what_is_not_allowed_is_refused_and_nothing_is_written() {
     let table = [
         (set("orders", "context.order", "total"), "not_allowed"),
         (set("orders", "context.order", "tenant_id"), "not_allowed"),
-        (set("orders", "context.order", "'status\" = 1; --'"), "not_allowed"),
+        (
+            set("orders", "context.order", "'status\" = 1; --'"),
+            "not_allowed",
+        ),
         (set("users", "context.order", "status"), "not_allowed"),
-        (set("chimeway.events", "context.order", "status"), "not_allowed"),
+        (
+            set("chimeway.events", "context.order", "status"),
+            "not_allowed",
+        ),
         // Another tenant's, and none.
         (set("orders", "43", "status"), "no_such_record"),
         (set("orders", "4711", "status"), "no_such_record"),
-        (set("orders", "\"43' or true --\"", "status"), "value_does_not_fit"),
+        (
+            set("orders", "\"43' or true --\"", "status"),
+            "value_does_not_fit",
+        ),
         (set("orders", "{ value: [1] }", "status"), "no_record_id"),
         (create("total: 5"), "not_allowed"),
         (create("tenant_id: org_999"), "not_allowed"),
@@ -209,7 +235,8 @@ async fn what_is_not_allowed_is_refused_and_nothing_is_written() {
             .await
             .unwrap();
         story.drain().await;
-        let id = sqlx::query_scalar("select id from chimeway.workflow_runs order by id desc limit 1");
+        let id =
+            sqlx::query_scalar("select id from chimeway.workflow_runs order by id desc limit 1");
         let run = RunId(id.fetch_one(story.pool()).await.unwrap());
         assert_eq!(
             place(&story, run).await,
@@ -254,7 +281,9 @@ async fn a_step_fails_whole_and_goes_where_its_document_says() {
         - {{ type: set_field, entity: orders, record_id: context.order, field: buyer, value: somebody }}
 "
     );
-    story.apply(&document.replace("id: not_reached", "id: between")).await;
+    story
+        .apply(&document.replace("id: not_reached", "id: between"))
+        .await;
     let run = submit(&story).await;
     assert_eq!(place(&story, run).await, "completed in note: completed");
     // What the first action had written was taken back.
@@ -274,7 +303,10 @@ async fn a_missing_path_fails_the_run_and_is_named() {
     let action = APPROVE.replace("approved", "context.manager.name");
     story.apply(&acting(&action)).await;
     let run = submit(&story).await;
-    assert_eq!(place(&story, run).await, "failed in act: failed:missing_path");
+    assert_eq!(
+        place(&story, run).await,
+        "failed in act: failed:missing_path"
+    );
     let next = story.explain(run).await.next;
     assert!(next.contains("`context.manager.name`"), "{next}");
 }
@@ -316,8 +348,7 @@ steps:
         .await;
     let reminded = story.trigger("reminder", "ada").await;
     story.drain().await;
-    let action =
-        "        - { type: send_event, event: ordered, actor: ada, payload: { total: context.total } }";
+    let action = "        - { type: send_event, event: ordered, actor: ada, payload: { total: context.total } }";
     story.apply(&acting(action)).await;
     let run = submit(&story).await;
     assert_eq!(place(&story, run).await, "completed in act: completed");
@@ -335,7 +366,9 @@ async fn start_workflow_triggers_one_for_somebody() {
         .apply("key: receipt\nsteps: [{id: tell, action: {type: notify, channel: in_app, render_key: receipt}}]\n")
         .await;
     let start = |more: &str| {
-        format!("        - {{ type: start_workflow, workflow: receipt, params: {{ order: context.order }}{more} }}")
+        format!(
+            "        - {{ type: start_workflow, workflow: receipt, params: {{ order: context.order }}{more} }}"
+        )
     };
     story.apply(&acting(&start(", recipient: ada"))).await;
     let run = submit(&story).await;
@@ -349,10 +382,16 @@ async fn start_workflow_triggers_one_for_somebody() {
     for (document, code) in [
         (acting(&start("")), "no_recipient"),
         (acting(&start(", recipient: { value: [] }")), "no_recipient"),
-        (acting(&start(", recipient: ada").replace("receipt", "nothing")), "unknown_workflow"),
+        (
+            acting(&start(", recipient: ada").replace("receipt", "nothing")),
+            "unknown_workflow",
+        ),
     ] {
         let run = again(&story, &document).await;
-        assert_eq!(place(&story, run).await, format!("failed in act: failed:{code}"));
+        assert_eq!(
+            place(&story, run).await,
+            format!("failed in act: failed:{code}")
+        );
     }
     story
         .pool()
@@ -360,7 +399,10 @@ async fn start_workflow_triggers_one_for_somebody() {
         .await
         .unwrap();
     let run = again(&story, &acting(&start(", recipient: grace"))).await;
-    assert_eq!(place(&story, run).await, "failed in act: failed:workflow_paused");
+    assert_eq!(
+        place(&story, run).await,
+        "failed in act: failed:workflow_paused"
+    );
     audit(story.pool()).await;
 }
 
@@ -388,7 +430,11 @@ steps:
     audit(story.pool()).await;
 
     // The same by name.
-    story.pool().execute("drop trigger orders_state on orders").await.unwrap();
+    story
+        .pool()
+        .execute("drop trigger orders_state on orders")
+        .await
+        .unwrap();
     let again = "key: again\nsteps:\n  - id: act\n    action: {type: action, actions: [{type: start_workflow, workflow: again}]}\n";
     story.apply(again).await;
     story.trigger("again", "ada").await;
@@ -432,16 +478,25 @@ async fn a_webhook_is_a_delivery_signed_retried_and_what_follows_waits_for_it() 
     let run = submit(&story).await;
     // What stands after it waits; what stands before it is done.
     assert_eq!(place(&story, run).await, "active in act");
-    assert_eq!(orders(story.pool()).await, "42 org_456 submitted 1500\n43 org_999 draft 7");
+    assert_eq!(
+        orders(story.pool()).await,
+        "42 org_456 submitted 1500\n43 org_999 draft 7"
+    );
     let signals = "select count(*)::text from chimeway.signals";
     assert_eq!(lines(story.pool(), signals).await, "1");
     audit(story.pool()).await;
 
     story.advance("PT5M").await;
     assert_eq!(place(&story, run).await, "completed in act: completed");
-    assert_eq!(orders(story.pool()).await, "42 org_456 approved 1500\n43 org_999 draft 7");
+    assert_eq!(
+        orders(story.pool()).await,
+        "42 org_456 approved 1500\n43 org_999 draft 7"
+    );
     assert_eq!(lines(story.pool(), signals).await, "1");
-    assert_eq!(deliveries(story.pool()).await, "webhook succeeded attempts=2");
+    assert_eq!(
+        deliveries(story.pool()).await,
+        "webhook succeeded attempts=2"
+    );
     let requests = receiver.requests();
     assert_eq!(requests.len(), 2);
     let (first, second) = (&requests[0], &requests[1]);
@@ -456,7 +511,10 @@ async fn a_webhook_is_a_delivery_signed_retried_and_what_follows_waits_for_it() 
     assert_eq!(second.header("webhook-id"), Some(id));
     let timestamp = second.header("webhook-timestamp").unwrap().parse().unwrap();
     let signature = chimeway::channels::webhook::signature(SECRET, id, timestamp, &second.body);
-    assert_eq!(second.header("webhook-signature"), Some(signature.unwrap().as_str()));
+    assert_eq!(
+        second.header("webhook-signature"),
+        Some(signature.unwrap().as_str())
+    );
     audit(story.pool()).await;
 }
 
@@ -465,8 +523,14 @@ async fn a_webhook_that_is_refused_fails_its_step() {
     let receiver = Receiver::start([Reply::status(410)]).await;
     let story = calling(&receiver).await;
     let run = submit(&story).await;
-    assert_eq!(place(&story, run).await, "failed in act: failed:permanent_failure");
-    assert_eq!(orders(story.pool()).await, "42 org_456 submitted 1500\n43 org_999 draft 7");
+    assert_eq!(
+        place(&story, run).await,
+        "failed in act: failed:permanent_failure"
+    );
+    assert_eq!(
+        orders(story.pool()).await,
+        "42 org_456 submitted 1500\n43 org_999 draft 7"
+    );
     audit(story.pool()).await;
 }
 
@@ -474,13 +538,19 @@ async fn a_webhook_that_is_refused_fails_its_step() {
 async fn a_webhook_with_a_template_that_fails_is_not_sent() {
     let receiver = Receiver::start([Reply::status(200)]).await;
     let webhook = WebhookSettings::new(SECRET).build().unwrap();
-    let story = Story::builder().channel("webhook", webhook).begin(MORNING).await;
+    let story = Story::builder()
+        .channel("webhook", webhook)
+        .begin(MORNING)
+        .await;
     story.pool().execute(ORDERS).await.unwrap();
     let url = receiver.url();
     let action = format!("        - {{ type: webhook, url: '{url}/{{{{ context.nothing }}}}' }}");
     story.apply(&acting(&action)).await;
     let run = submit(&story).await;
-    assert_eq!(place(&story, run).await, "failed in act: failed:permanent_failure");
+    assert_eq!(
+        place(&story, run).await,
+        "failed in act: failed:permanent_failure"
+    );
     assert!(receiver.requests().is_empty());
     let kept = "select response ->> 'expression' from chimeway.delivery_attempts";
     assert_eq!(lines(story.pool(), kept).await, "context.nothing");

@@ -291,7 +291,10 @@ from (
     join chimeway.workflow_steps s on s.id = t.workflow_step_id and s.kind = 'notify'
     where t.reason = 'step_activated'
 ) v
-full join chimeway.deliveries d
+full join (
+    select d.* from chimeway.deliveries d
+    join chimeway.workflow_steps s on s.id = d.workflow_step_id and s.kind = 'notify'
+) d
     on d.workflow_run_id = v.workflow_run_id and d.visit = v.visit
     and d.workflow_step_id = v.workflow_step_id
 where v.visit is null or d.visit is null",

@@ -46,11 +46,15 @@ async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order()
     // Small enough to need nobody.
     let small = "insert into orders values (7, 'org_456', 'submitted', 12)";
     psql(&url, &[], small).expect(0);
-    eventually("the manager is asked, and the small order is approved", async || {
-        let states = "select string_agg(r.record_id || ' ' || r.state, ', ' order by r.record_id)
+    eventually(
+        "the manager is asked, and the small order is approved",
+        async || {
+            let states =
+                "select string_agg(r.record_id || ' ' || r.state, ', ' order by r.record_id)
                       from chimeway.workflow_runs r";
-        (lines(pool, states).await == "42 waiting, 7 completed").then_some(())
-    })
+            (lines(pool, states).await == "42 waiting, 7 completed").then_some(())
+        },
+    )
     .await;
     let answer = psql(&url, &[], &approve.replace("'grace'", "'mallory'")).expect(0);
     assert!(answer.out.contains("not_allowed"), "{}", answer.out);

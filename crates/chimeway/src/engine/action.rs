@@ -25,16 +25,11 @@ pub(super) fn begin(run: &Run, actions: &[Action]) -> Verdict {
     Verdict::Move(go_on(run, actions, 0))
 }
 
-/// Performs what comes next, up to the next action that is a delivery.
+/// What comes next: actions up to the next delivery, or that delivery.
 fn go_on(run: &Run, actions: &[Action], from: usize) -> Vec<Decision> {
-    let next = actions.iter().skip(from).position(Action::is_delivery);
-    let to = next.map_or(actions.len(), |place| from + place);
-    if to > from {
-        return vec![Decision::Execute {
-            step: run.step,
-            visit: run.visit,
-            actions: from..to,
-        }];
+    let next = up_to_delivery(actions, from);
+    if !next.is_empty() {
+        return vec![execute(run, next)];
     }
     let Some((action, channel)) = actions
         .get(from)
@@ -63,6 +58,20 @@ fn go_on(run: &Run, actions: &[Action], from: usize) -> Vec<Decision> {
     ]
 }
 
+/// The actions from there on that are to be performed before the next delivery.
+fn up_to_delivery(actions: &[Action], from: usize) -> Range<usize> {
+    let next = actions.iter().skip(from).position(Action::is_delivery);
+    from..next.map_or(actions.len(), |place| from + place)
+}
+
+fn execute(run: &Run, actions: Range<usize>) -> Decision {
+    Decision::Execute {
+        step: run.step,
+        visit: run.visit,
+        actions,
+    }
+}
+
 /// Actions were performed, or could not be.
 pub(super) fn executed(run: &Run, told: &Executed, now: DateTime<Utc>) -> Verdict {
     if told.visit != run.visit {
@@ -80,9 +89,9 @@ pub(super) fn executed(run: &Run, told: &Executed, now: DateTime<Utc>) -> Verdic
                 ("error", failure.code.as_str().into()),
             ];
             let name = failure.name.as_deref().map(|name| ("name", name.into()));
-            facts.extend(name);
+            facts.extend(name.clone());
             let line = Transition::new(run, RunState::Active, Reason::ActionFailed, facts);
-            return Verdict::Move(left(run, line, Outcome::Failed, &failure.code, now));
+            return Verdict::Move(left(run, line, Outcome::Failed, (&failure.code, name), now));
         }
     };
     let mut remembering = run.clone();
@@ -93,9 +102,12 @@ pub(super) fn executed(run: &Run, told: &Executed, now: DateTime<Utc>) -> Verdic
         }
         decisions.push(Decision::Remember(added.clone()));
     }
+    if told.actions.is_empty() {
+        return Verdict::Move(go_on(run, actions, told.actions.end));
+    }
     let facts = [
         ("step_key", step_key(run)),
-        ("actions", count(&told.actions).into()),
+        ("actions", told.actions.len().into()),
     ];
     let line = Transition::new(
         &remembering,
@@ -104,7 +116,13 @@ pub(super) fn executed(run: &Run, told: &Executed, now: DateTime<Utc>) -> Verdic
         facts,
     );
     if told.actions.end >= actions.len() {
-        decisions.extend(left(&remembering, line, Outcome::Succeeded, "", now));
+        decisions.extend(left(
+            &remembering,
+            line,
+            Outcome::Succeeded,
+            ("", None),
+            now,
+        ));
     } else {
         let mut performed = remembering;
         performed.apply(&line);
@@ -122,9 +140,15 @@ pub(super) fn delivered(
     now: DateTime<Utc>,
 ) -> Verdict {
     match result.outcome {
+        _ if !actions.get(result.action).is_some_and(Action::is_delivery) => {
+            Verdict::Noop(Noop::Superseded)
+        }
         Outcome::TemporaryFailure => Verdict::Noop(Noop::NoProgressRules),
+        // It may have been told before: only the run's own transaction knows what else is on its way, and
+        // so goes on there even where there is nothing to perform.
         Outcome::Delivered if result.action + 1 < actions.len() => {
-            Verdict::Move(go_on(run, actions, result.action + 1))
+            let next = up_to_delivery(actions, result.action + 1);
+            Verdict::Move(vec![execute(run, next)])
         }
         outcome => leave_work(run, result, outcome == Outcome::Delivered, now),
     }
@@ -162,19 +186,19 @@ pub(super) fn leave_work(
 }
 
 /// Writes how the step ended, then goes where that leads; `code` is why the run fails where it leads
-/// nowhere.
+/// nowhere, with the place that it lacked a value of.
 fn left(
     run: &Run,
     line: Transition,
     outcome: Outcome,
-    code: &str,
+    (code, name): (&str, Option<(&'static str, Value)>),
     now: DateTime<Utc>,
 ) -> Vec<Decision> {
     let mut ended = run.clone();
     ended.apply(&line);
     let mut decisions = vec![Decision::Transition(line)];
     match run.definition.step(run.step).leads(outcome) {
-        None => decisions.extend(fail(&ended, code, [])),
+        None => decisions.extend(fail(&ended, code, name)),
         Some(target) => {
             let cause = Cause::Written(TerminalReason::Outcome(outcome));
             let resolved = run.definition.resolve(run.step, target);
@@ -186,8 +210,4 @@ fn left(
 
 fn step_key(run: &Run) -> Value {
     run.definition.step(run.step).key.as_str().into()
-}
-
-fn count(actions: &Range<usize>) -> usize {
-    actions.end.saturating_sub(actions.start)
 }
