@@ -17,6 +17,7 @@ use crate::{
     store::{
         StoreResult,
         events::{self, Chunk, DueEvent, Given},
+        runs::ForRecord,
     },
 };
 
@@ -106,8 +107,7 @@ impl DueWork for Expand<'_> {
             else {
                 continue;
             };
-            let record = given.entity.clone().zip(given.record_id.clone());
-            let record = record.map(|(entity, id)| start::Record { entity, id });
+            let record = ForRecord::of(given);
             let context = begun(event);
             let actor = context.actor().map(|identity| start::Recipient {
                 identity,
@@ -141,7 +141,7 @@ impl DueWork for Expand<'_> {
 fn start_of(
     event: &DueEvent,
     recipient: Option<start::Recipient>,
-    record: Option<start::Record>,
+    record: Option<ForRecord>,
     context: Begun,
 ) -> start::Start {
     start::Start {

@@ -19,7 +19,7 @@ pub struct Explanation {
     /// Whose it is.
     pub tenant_id: String,
     /// The record of the host that it is for, if it is for one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<RecordFacts>,
     /// Its workflow.
     pub workflow: Option<String>,

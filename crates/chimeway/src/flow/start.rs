@@ -32,7 +32,7 @@ pub(super) struct Start {
     /// Who is notified; nobody, where it is for a record alone.
     pub(super) recipient: Option<Recipient>,
     /// The record it is for, if it is for one.
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<ForRecord>,
     pub(super) context: Begun,
 }
 
@@ -42,18 +42,10 @@ pub(super) struct Recipient {
     pub(super) kind: Option<String>,
 }
 
-/// A record of the host.
-pub(super) struct Record {
-    pub(super) entity: String,
-    pub(super) id: String,
-}
-
-impl Record {
-    /// Whose signals a run for the record alone listens to. An entity has at most 100 bytes and a key 150,
-    /// so that this is a name like others.
-    fn actor(&self) -> String {
-        format!("{}/{}", self.entity, self.id)
-    }
+/// Whose signals a run for the record alone listens to. An entity has at most 100 bytes and a key 150, so
+/// that this is a name like others.
+fn actor_of(record: &ForRecord) -> String {
+    format!("{}/{}", record.entity, record.id)
 }
 
 /// Makes a run for each that has none yet: a recipient named twice by an event gets one.
@@ -62,36 +54,34 @@ pub(super) async fn start(
     definitions: &Loaded,
     starts: Vec<Start>,
 ) -> StoreResult<Made> {
-    let notified = starts
-        .into_iter()
-        .map(|start| (notification(&start), start))
-        .collect::<Vec<_>>();
-    let notifications: Vec<NewNotification> = notified
+    let mut notifications: Vec<NewNotification> = vec![];
+    let ids: Vec<Option<NotificationId>> = starts
         .iter()
-        .filter_map(|(notification, _)| notification.clone())
+        .map(|start| {
+            let notification = notification(start)?;
+            let id = notification.id;
+            notifications.push(notification);
+            Some(id)
+        })
         .collect();
     let new: HashSet<NotificationId> = events::insert_notifications(conn, &notifications)
         .await?
         .into_iter()
         .collect();
 
-    let born = notified.into_iter().filter_map(|(notification, start)| {
-        let notification = match notification {
-            Some(notification) if !new.contains(&notification.id) => return None,
-            notification => notification.map(|notification| notification.id),
-        };
+    let born = ids.into_iter().zip(starts);
+    let born = born.filter_map(|(notification, start)| {
+        if notification.is_some_and(|notification| !new.contains(&notification)) {
+            return None;
+        }
         let actor = match (start.recipient, &start.record) {
             (Some(recipient), _) => recipient.identity,
-            (None, Some(record)) => record.actor(),
+            (None, Some(record)) => actor_of(record),
             (None, None) => return None,
         };
         Some(Born {
             notification,
-            record: start.record.map(|record| ForRecord {
-                event: start.event,
-                entity: record.entity,
-                id: record.id,
-            }),
+            record: start.record,
             tenant: start.tenant,
             actor,
             definition: start.definition,

@@ -19,8 +19,10 @@ pub struct WorkflowRun {
     /// The notification it is for; `None` where it is for a record alone.
     pub notification_id: Option<NotificationId>,
     /// What kind of record of the host it is for, if it is for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub record_entity: Option<String>,
     /// Which record.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub record_id: Option<String>,
     /// The version it follows.
     pub workflow_definition_id: DefinitionId,
@@ -39,6 +41,7 @@ pub struct WorkflowRun {
     /// When a worker is to look at it.
     pub wake_at: Option<DateTime<Utc>>,
     /// When a worker is to carry out the actions of its step.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub act_at: Option<DateTime<Utc>>,
     /// The signals that end its wait.
     pub pending_signals: Vec<String>,
@@ -120,8 +123,10 @@ pub struct RunSummary {
     /// Its recipient, or the record it is for, as `entity/id`.
     pub recipient: String,
     /// What kind of record of the host it is for, if it is for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub record_entity: Option<String>,
     /// Which record.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub record_id: Option<String>,
     /// The event that started it.
     pub event_id: Option<EventId>,

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{StoreResult, error::ensure_affected};
+use super::{StoreResult, error::ensure_affected, events::Given};
 use crate::ids::{DefinitionId, EventId, NotificationId, RunId, Sequence, StepId, Visit};
 
 /// A run to create.
@@ -39,6 +39,18 @@ pub struct ForRecord {
     pub entity: String,
     /// Which record.
     pub id: String,
+}
+
+impl ForRecord {
+    /// The record whose state change an event is, if it is one.
+    #[must_use]
+    pub fn of(given: &Given) -> Option<Self> {
+        Some(Self {
+            event: given.event,
+            entity: given.entity.clone()?,
+            id: given.record_id.clone()?,
+        })
+    }
 }
 
 /// What changes when a run moves.

@@ -17,7 +17,11 @@ use crate::{
         start::{self, Born},
     },
     ids::{DefinitionId, NotificationId, RunId, SignalId, TenantId},
-    store::{events, run_views, runs, signals},
+    store::{
+        events, run_views,
+        runs::{self, ForRecord},
+        signals,
+    },
 };
 
 /// What asking a run to go on has done.
@@ -121,7 +125,7 @@ impl Workflows {
                 let context = context.map(|(plan, given)| context::begin(plan, given));
                 let born = Born {
                     notification: Some(notification),
-                    record: None,
+                    record: given.first().and_then(ForRecord::of),
                     tenant: row.tenant,
                     actor: row.recipient,
                     definition,
