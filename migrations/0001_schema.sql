@@ -43,6 +43,20 @@ end
 $$;
 comment on function chimeway.clock() is 'This very instant, or the test clock';
 
+-- Where a run's action writes, its transaction says how deep what it starts will be: a host's trigger may start
+-- a workflow that writes what starts the next one.
+create function chimeway.depth() returns integer
+language plpgsql stable
+set search_path = pg_catalog, chimeway, pg_temp
+as $$
+declare
+    said text := current_setting('chimeway.depth', true);
+begin
+    return case when said ~ '^[0-9]{1,6}$' then said::integer else 0 end;
+end
+$$;
+comment on function chimeway.depth() is 'How deep in a chain of workflows this transaction writes; 0 for a host''s own';
+
 -- RFC 9562, section 5.7; PostgreSQL 18 brings its own.
 create function chimeway.uuid_v7() returns uuid
 language sql volatile parallel safe

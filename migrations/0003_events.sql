@@ -13,15 +13,23 @@ create table chimeway.events (
     expanded_count integer not null default 0,
     tries integer not null default 0,
     quarantine_reason text,
+    entity text,
+    record_id text,
+    field text,
+    from_value text,
+    to_value text,
+    depth integer not null default 0,
     constraint events_tenant_not_blank check (btrim(tenant_id) <> ''),
-    constraint events_params_object check (jsonb_typeof(params) = 'object')
+    constraint events_params_object check (jsonb_typeof(params) = 'object'),
+    constraint events_record check ((entity is null) = (record_id is null))
 );
-comment on table chimeway.events is 'Triggers: each starts one run per recipient';
+comment on table chimeway.events is
+    'Triggers: each starts one run per recipient, or one for a record of the host whose state changed';
 comment on column chimeway.events.id is 'Time-ordered id';
 comment on column chimeway.events.tenant_id is 'Whose it is';
 comment on column chimeway.events.workflow_key is 'Which workflow was triggered';
 comment on column chimeway.events.workflow_definition_id is 'The version that was the latest at the trigger; its runs keep it';
-comment on column chimeway.events.params is 'What the host gave; read when a message is rendered, never copied';
+comment on column chimeway.events.params is 'What the host gave, or {record_id, record} of a record that changed its state; read when a message is rendered';
 comment on column chimeway.events.recipients is 'Who is notified: [{identity, type?}]; null: the actor_id of params';
 comment on column chimeway.events.correlation_id is 'The host''s own id for following a thing through systems';
 comment on column chimeway.events.idempotency_key is 'Unique per tenant: a repeated trigger returns this event';
@@ -31,6 +39,13 @@ comment on column chimeway.events.expand_at is 'When a worker is to make its run
 comment on column chimeway.events.expanded_count is 'How many recipients have their run, where a worker makes them in chunks';
 comment on column chimeway.events.tries is 'How often making the runs failed';
 comment on column chimeway.events.quarantine_reason is 'Why it was set aside; null: it was not';
+comment on column chimeway.events.entity is 'What kind of record changed its state, in the host''s words; null: it was triggered by name';
+comment on column chimeway.events.record_id is 'Which record';
+comment on column chimeway.events.field is 'Which field of it';
+comment on column chimeway.events.from_value is 'The state before, as text; null also where it was longer than 255 bytes';
+comment on column chimeway.events.to_value is 'The state after, as text; null also where it was longer than 255 bytes';
+comment on column chimeway.events.depth is
+    'How many workflows stand before it in a chain in which each started the next; beyond 16 it is set aside';
 create unique index events_idempotency_key_unique on chimeway.events (tenant_id, idempotency_key)
     where idempotency_key is not null;
 create index events_due on chimeway.events (expand_at) where expand_at is not null;

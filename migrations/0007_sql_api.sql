@@ -178,6 +178,7 @@ declare
     definition uuid;
     event uuid := chimeway.uuid_v7();
     known record;
+    too_deep boolean := chimeway.depth() > 16;
 begin
     if chimeway.is_unfit(trigger.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
@@ -221,7 +222,7 @@ begin
 
     insert into chimeway.events (
         id, tenant_id, workflow_key, workflow_definition_id, params, recipients,
-        correlation_id, idempotency_key, occurred_at, inserted_at, expand_at
+        correlation_id, idempotency_key, occurred_at, inserted_at, expand_at, quarantine_reason, depth
     ) values (
         event, trigger.tenant_id, trigger.workflow, definition, trigger.params,
         (
@@ -229,7 +230,8 @@ begin
             select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('identity', r -> 'identity', 'type', r -> 'type')))
             from jsonb_array_elements(trigger.recipients) r
         ),
-        trigger.correlation_id, trigger.idempotency_key, called_at, called_at, called_at
+        trigger.correlation_id, trigger.idempotency_key, called_at, called_at,
+        case when not too_deep then called_at end, case when too_deep then 'depth_exceeded' end, chimeway.depth()
     )
     on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing;
     if not found then
@@ -503,13 +505,19 @@ $$;
 comment on function chimeway.cancel(text, uuid, text) is
     'Asks for the end of a run, in the caller''s transaction: once that has committed nothing more is sent for it, but what a worker was sending already, and a worker ends it. False where that tenant has no such live run, or it was cancelled before';
 
+-- plpgsql, so that it may name tables of later migrations.
 create function chimeway.explain(tenant_id text, run_id uuid) returns jsonb
-language sql stable security definer
+language plpgsql stable security definer
 set search_path = pg_catalog, chimeway, pg_temp
 as $$
-    select jsonb_build_object(
+#variable_conflict use_column
+begin
+    return (select jsonb_build_object(
         'id', r.id,
         'tenant_id', r.tenant_id,
+        'record', case when r.event_id is not null then
+            jsonb_build_object('entity', r.record_entity, 'id', r.record_id)
+        end,
         'workflow', d.workflow_key,
         'version', d.workflow_version,
         'state', r.state,
@@ -521,6 +529,9 @@ as $$
         'quarantine_reason', r.quarantine_reason,
         'visit', r.visit,
         'wake_at', r.wake_at,
+        'act_at', r.act_at,
+        'tries', r.tries,
+        'status_context', r.status_context,
         'started_at', r.started_at,
         'ended_at', r.ended_at,
         'cancel_requested_at', r.cancel_requested_at,
@@ -535,6 +546,16 @@ as $$
             )
         ), '[]'::jsonb),
         'now', chimeway.now(),
+        'approvals', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                'id', a.id, 'step', p.step_key, 'visit', a.visit, 'assignee_kind', a.assignee_kind,
+                'assignee', a.assignee, 'opened_at', a.opened_at, 'deadline', a.deadline,
+                'decision', a.decision, 'decided_by', a.decided_by, 'decided_at', a.decided_at
+            ) order by a.visit)
+            from chimeway.approvals a
+            left join chimeway.workflow_steps p on p.id = a.workflow_step_id
+            where a.workflow_run_id = r.id
+        ), '[]'::jsonb),
         'deliveries', coalesce((
             select jsonb_agg(jsonb_build_object(
                 'id', v.id,
@@ -561,7 +582,8 @@ as $$
     from chimeway.workflow_runs r
     left join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
     left join chimeway.workflow_steps s on s.id = r.current_step_id
-    where r.id = explain.run_id and r.tenant_id = explain.tenant_id
+    where r.id = explain.run_id and r.tenant_id = explain.tenant_id);
+end
 $$;
 comment on function chimeway.explain(text, uuid) is
     'Where a run is and why, as facts; null where that tenant has no such run';

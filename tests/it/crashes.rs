@@ -15,15 +15,21 @@ use crate::{
 async fn heavy_a_crash_at_any_point_costs_at_most_a_repeated_try() {
     let unknown_end = ["1 unknown", "2 succeeded"].as_slice();
     let nothing_lost = ["1 succeeded"].as_slice();
-    join_all(Point::ALL.map(|point| async move {
+    join_all(Point::ALL.into_iter().filter_map(|point| {
         let (tries, end) = match point {
             Point::Claimed | Point::BeforeSend | Point::AfterSend | Point::BeforeRecordCommit => {
                 (unknown_end, "completed")
             }
             Point::AfterRecordCommit | Point::BeforeDue => (nothing_lost, "completed"),
             Point::BeforeRoute => (nothing_lost, "stopped"),
+            // The journey has no action: tests/it/actions.rs crashes there.
+            Point::ActionsLocked
+            | Point::ActionsRead
+            | Point::ActionPerformed
+            | Point::BeforeActionsCommit
+            | Point::AfterActionsCommit => return None,
         };
-        crash_at(point, tries, end).await;
+        Some(crash_at(point, tries, end))
     }))
     .await;
 }

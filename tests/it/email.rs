@@ -103,6 +103,8 @@ fn message(address: &str) -> Message {
         channel: "email".parse().unwrap(),
         render_key: "mention_email".parse().unwrap(),
         params: json!({}),
+        context: json!({}),
+        call: None,
         address: Some(address.into()),
         locale: None,
         time_zone: None,

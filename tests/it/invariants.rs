@@ -51,8 +51,10 @@ macro_rules! wanted {
                 case jsonb_typeof(m.value)
                     when 'string' then (
                         select e.params #> string_to_array(substr(m.value #>> '{}', 8), '.')
-                        from chimeway.notifications n join chimeway.events e on e.id = n.event_id
-                        where n.id = r.notification_id
+                        from chimeway.events e
+                        where e.id = coalesce(r.event_id, (
+                            select n.event_id from chimeway.notifications n where n.id = r.notification_id
+                        ))
                     )
                     when 'object' then m.value -> 'value'
                     else m.value
@@ -143,7 +145,7 @@ having count(*) > 1 or bool_or(
         r"
 select r.id || ' ' || r.state || ' ' || r.status_reason
 from chimeway.workflow_runs r
-where r.ended_at is null and r.wake_at is null and r.quarantine_reason is null
+where r.ended_at is null and r.wake_at is null and r.act_at is null and r.quarantine_reason is null
     and not exists (
         select from chimeway.deliveries d
         where d.workflow_run_id = r.id and d.visit = r.visit
@@ -156,6 +158,7 @@ where r.ended_at is null and r.wake_at is null and r.quarantine_reason is null
 select 'event ' || e.id from chimeway.events e
 where e.expand_at is null and e.quarantine_reason is null
     and not exists (select from chimeway.notifications n where n.event_id = e.id)
+    and not exists (select from chimeway.workflow_runs r where r.event_id = e.id)
 union all
 select 'signal ' || s.id from chimeway.signals s
 where s.route_at is null and s.routed_at is null and s.quarantine_reason is null",
@@ -166,7 +169,7 @@ where s.route_at is null and s.routed_at is null and s.quarantine_reason is null
 select r.id || ' ' || r.state
 from chimeway.workflow_runs r
 where r.ended_at is not null and (
-    r.wake_at is not null
+    r.wake_at is not null or r.act_at is not null
     or exists (
         select from chimeway.deliveries d
         where d.workflow_run_id = r.id and d.status in ('pending', 'failed')
@@ -288,7 +291,10 @@ from (
     join chimeway.workflow_steps s on s.id = t.workflow_step_id and s.kind = 'notify'
     where t.reason = 'step_activated'
 ) v
-full join chimeway.deliveries d
+full join (
+    select d.* from chimeway.deliveries d
+    join chimeway.workflow_steps s on s.id = d.workflow_step_id and s.kind = 'notify'
+) d
     on d.workflow_run_id = v.workflow_run_id and d.visit = v.visit
     and d.workflow_step_id = v.workflow_step_id
 where v.visit is null or d.visit is null",
@@ -298,10 +304,17 @@ where v.visit is null or d.visit is null",
         r"
 select 'run ' || r.id from chimeway.workflow_runs r
 where not exists (select from chimeway.workflow_definitions d where d.id = r.workflow_definition_id)
-    or not exists (
+    or (r.notification_id is null and r.event_id is null)
+    or (r.notification_id is not null and not exists (
         select from chimeway.notifications n
         where n.id = r.notification_id and n.tenant_id = r.tenant_id and n.recipient = r.actor_id
-    )
+    ))
+    or (r.event_id is not null and not exists (
+        select from chimeway.events e
+        where e.id = r.event_id and e.tenant_id = r.tenant_id
+            and e.entity = r.record_entity and e.record_id = r.record_id
+            and (r.notification_id is not null or r.actor_id = r.record_entity || '/' || r.record_id)
+    ))
 union all
 select 'notification ' || n.id from chimeway.notifications n
 where (select count(*) from chimeway.workflow_runs r where r.notification_id = n.id) <> 1
@@ -311,7 +324,7 @@ select 'delivery ' || d.id from chimeway.deliveries d
 where not exists (
     select from chimeway.workflow_runs r
     where r.id = d.workflow_run_id and r.tenant_id = d.tenant_id
-        and r.notification_id = d.notification_id
+        and r.notification_id is not distinct from d.notification_id
 )",
     ),
 ];

@@ -5,6 +5,8 @@
 mod spine;
 
 // What a workflow may consist of, and how it is told.
+mod action_locks;
+mod actions;
 mod cancel;
 mod definitions;
 mod matching;
@@ -13,6 +15,7 @@ mod outcomes;
 mod preferences;
 mod retry;
 mod signals;
+pub(crate) mod state_changes;
 mod wait;
 
 // The behavior of the original, by the numbers of `docs/scenarios.md`.
@@ -26,6 +29,7 @@ mod examples;
 mod http_channel;
 mod inbox;
 mod progression;
+mod purchase;
 mod python_host;
 mod recipients;
 mod sql_refusals;

@@ -29,6 +29,7 @@ const HOT: [&str; 9] = [
 
 /// What the queues ask all day, and the index that answers.
 const BY_INDEX: &[(&str, &str)] = &[
+    ("acting::due", "workflow_runs_actions"),
     ("claims::claim", "deliveries_due"),
     ("claims::claim", "deliveries_turns"),
     ("claims::claim", "preferences_pkey"),
@@ -39,6 +40,7 @@ const BY_INDEX: &[(&str, &str)] = &[
     ("due::signals", "signals_due"),
     ("due::workflows", "deliveries_progress_owed"),
     ("due::workflows", "events_due"),
+    ("due::workflows", "workflow_runs_actions"),
     ("due::workflows", "workflow_runs_due"),
     ("events::find_by_keys", "events_idempotency_key_unique"),
     ("events::lock_due", "events_due"),
@@ -46,6 +48,7 @@ const BY_INDEX: &[(&str, &str)] = &[
     ("health::due", "deliveries_progress_owed"),
     ("health::due", "events_due"),
     ("health::due", "signals_due"),
+    ("health::due", "workflow_runs_actions"),
     ("health::due", "workflow_runs_due"),
     ("health::left", "deliveries_due"),
     ("health::left", "events_set_aside"),

@@ -32,6 +32,7 @@ async fn an_empty_database_has_nothing_due() {
     chimeway_workflows  events      0    -       -
     chimeway_workflows  runs        0    -       -
     chimeway_workflows  owed        0    -       -
+    chimeway_workflows  actions     0    -       -
 
     set aside           0 events, 0 runs, 0 signals
     expired leases      0
@@ -69,6 +70,7 @@ async fn what_is_due_and_what_was_set_aside_is_told_without_a_worker() {
     chimeway_workflows  events      1       5 min   -
     chimeway_workflows  runs        0       -       120 min
     chimeway_workflows  owed        0       -       -
+    chimeway_workflows  actions     0       -       -
 
     set aside           0 events, 0 runs, 1 signal
     expired leases      1

@@ -39,9 +39,10 @@ impl Role {
 }
 
 /// What a caller may be allowed to call.
-const CALLABLE: [&str; 6] = [
+const CALLABLE: [&str; 7] = [
     "cancel",
     "explain",
+    "on_state_change",
     "set_preference",
     "track",
     "trigger",
@@ -52,7 +53,7 @@ const CALLABLE: [&str; 6] = [
 const API: &str = "
     grant usage on schema chimeway to :role;
     grant execute on function chimeway.trigger, chimeway.track, chimeway.upsert_recipient, chimeway.explain,
-        chimeway.cancel, chimeway.set_preference to :role;";
+        chimeway.cancel, chimeway.set_preference, chimeway.on_state_change to :role;";
 
 #[tokio::test]
 async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {

@@ -39,6 +39,8 @@ pub(crate) fn message(address: Option<&str>) -> Message {
         channel: "webhook".parse().unwrap(),
         render_key: "mention".parse().unwrap(),
         params: json!({ "document_id": "doc_789", "title": "Q3 \"plan\" & <notes>" }),
+        context: json!({}),
+        call: None,
         address: address.map(str::to_owned),
         locale: Some("de-AT".to_owned()),
         time_zone: None,

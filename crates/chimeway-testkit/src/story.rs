@@ -169,6 +169,7 @@ impl Story {
             workflows.events,
             workflows.runs,
             workflows.owed,
+            workflows.actions,
             ok(due::deliveries(&mut conn).await),
             ok(due::signals(&mut conn).await),
         ];

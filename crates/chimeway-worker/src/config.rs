@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use chimeway::{ids::ChannelName, queue::QueueName};
+use chimeway::{flow::Writable, ids::ChannelName, queue::QueueName};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -62,6 +62,7 @@ pub(crate) struct Layer {
     pub(crate) http: Option<String>,
     #[serde(default)]
     pub(crate) otlp: OtlpLayer,
+    pub(crate) writable: Vec<Writable>,
 }
 
 /// Settings that cannot be used.
@@ -105,6 +106,8 @@ pub(crate) struct Config {
     pub(crate) http: Option<SocketAddr>,
     /// Where a worker sends traces; `None` where it does not.
     pub(crate) otlp: Option<Otlp>,
+    /// What workflows may write in the host's tables.
+    pub(crate) writable: Vec<Writable>,
 }
 
 /// Enough for every queue: what many handlers have to write meets in few transactions.
@@ -183,6 +186,7 @@ impl Config {
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
             http: layer.http.as_deref().map(of_http).transpose()?,
             otlp: layer.otlp.resolve(variable)?,
+            writable: layer.writable,
         })
     }
 }
@@ -238,14 +242,17 @@ impl Layer {
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
             http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
             otlp: OtlpLayer::from_environment(&variable)?,
+            writable: list("CHIMEWAY_ALLOW_WRITE", &variable, column)?,
         })
     }
 
-    /// This layer with another one over it. Queues and channels are merged one by one.
+    /// This layer with another one over it. Queues and channels are merged one by one; what may be written is
+    /// what any of them names.
     fn under(mut self, over: Self) -> Self {
         self.queues.extend(over.queues);
         self.channels.extend(over.channels);
         self.extra_channels.extend(over.extra_channels);
+        self.writable.extend(over.writable);
         Self {
             database_url: over.database_url.or(self.database_url),
             log: over.log.or(self.log),
@@ -259,6 +266,7 @@ impl Layer {
             pool_size: over.pool_size.or(self.pool_size),
             http: over.http.or(self.http),
             otlp: self.otlp.under(over.otlp),
+            writable: self.writable,
         }
     }
 }
@@ -362,6 +370,11 @@ pub(crate) fn channel_adapter(text: &str) -> Result<(ChannelName, ChannelSetting
             "there is no adapter `{adapter}`; the one without settings is: log"
         )),
     }
+}
+
+/// Reads `TABLE.COLUMN`.
+pub(crate) fn column(text: &str) -> Result<Writable, String> {
+    Writable::parse(text).map_err(|bad| bad.to_string())
 }
 
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {

@@ -47,6 +47,9 @@ pub(crate) fn block(run: &Explanation) -> String {
         ("tenant", run.tenant_id.clone()),
         ("state", state(run)),
     ];
+    if let Some(record) = &run.record {
+        lines.insert(2, ("record", format!("{}/{}", record.entity, record.id)));
+    }
     for delivery in &run.deliveries {
         lines.push(("delivery", delivery_line(delivery)));
     }

@@ -145,6 +145,9 @@ fn with_channels(
             .extra_channel(name.as_str())
             .map_err(FlowError::from)?;
     }
+    for one in &config.writable {
+        builder = builder.writable(one.clone());
+    }
     Ok(builder)
 }
 

@@ -204,6 +204,8 @@ impl Preview {
             locale: self.locale.clone(),
             time_zone: self.time_zone.clone(),
             content: None,
+            call: None,
+            context: serde_json::json!({}),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chimeway::{
-    flow::{Timing, workers::Workers},
+    flow::{Timing, Writable, workers::Workers},
     ids::{self, ChannelName},
     queue::QueueName,
     store::schema,
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// What carries a channel's messages: email=log
     #[arg(long, value_name = "NAME=ADAPTER", value_parser = config::channel_adapter)]
     channel: Vec<(ChannelName, ChannelSettings)>,
+    /// A column that workflows may write: orders.status
+    #[arg(long, value_name = "TABLE.COLUMN", value_parser = config::column)]
+    allow_write: Vec<Writable>,
     /// Do not listen for NOTIFY, only look (for poolers in transaction mode)
     #[arg(long)]
     no_listen: bool,
@@ -68,6 +71,7 @@ impl Args {
             queues: queues.collect(),
             channels: self.channel.iter().cloned().collect(),
             http: self.http.clone(),
+            writable: self.allow_write.clone(),
             ..everywhere
         }
     }

@@ -123,6 +123,25 @@ ratio = 1.0
 root_certificates = "/etc/ca.pem""#,
     },
     Key {
+        name: "writable",
+        variable: Some("CHIMEWAY_ALLOW_WRITE"),
+        flag: None,
+        default: "none",
+        about: "\
+What the actions set_field and create_record may write, one table of yours each; nothing else is ever
+written. `table` is found in the worker's search path by default, under the entity's name; `key` is the
+column that a record is found by, `tenant` the one that says whose it is, if there is one.
+In the environment: orders.status,orders.approved_by. A flag of the worker: --allow-write orders.status.",
+        example: "\
+[[writable]]
+entity = \"orders\"
+table = \"shop.orders\"
+key = \"id\"
+tenant = \"tenant_id\"
+columns = [\"status\", \"approved_by\"]
+insert = false",
+    },
+    Key {
         name: "channels",
         variable: Some("CHIMEWAY_CHANNELS"),
         flag: None,

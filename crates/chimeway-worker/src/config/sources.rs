@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use chimeway::queue::QueueName;
+use chimeway::{flow::Writable, queue::QueueName};
 use clap::ValueEnum as _;
 use serde_json::Value;
 
-use super::{ConfigError, KEYS, Layer, channel_adapter, environment, list, otlp, queue_limit};
+use super::{
+    ConfigError, KEYS, Layer, channel_adapter, column, environment, list, otlp, queue_limit,
+};
 use crate::database::Database;
 
 /// One setting that holds.
@@ -79,6 +81,7 @@ fn from_sources(
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
             "otlp" => settings.extend(otlp::settings(of_file, &in_file, &variable)),
             "extra_channels" => settings.push(extra_channels(of_file, &in_file, &variable)),
+            "writable" => settings.push(writable(of_file, &in_file, &variable)?),
             name => {
                 let flag = key
                     .flag
@@ -237,6 +240,42 @@ fn extra_channels(
     }
 }
 
+/// The columns that may be written, and `TABLE +` where rows may be inserted.
+fn writable(
+    of_file: Option<&toml::Value>,
+    in_file: &Source,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Setting, ConfigError> {
+    const VARIABLE: &str = "CHIMEWAY_ALLOW_WRITE";
+    let of_file: Vec<Writable> = of_file
+        .cloned()
+        .and_then(|tables| tables.try_into().ok())
+        .unwrap_or_default();
+    let of_variable = list(VARIABLE, variable, column)?;
+    let source = match (of_file.is_empty(), of_variable.is_empty()) {
+        (true, true) => Source::Default,
+        (false, true) => in_file.clone(),
+        (true, false) => Source::Environment(VARIABLE),
+        (false, false) => Source::Both(
+            Box::new(in_file.clone()),
+            Box::new(Source::Environment(VARIABLE)),
+        ),
+    };
+    let columns = of_file.iter().chain(&of_variable).flat_map(|one| {
+        let insert = one.insert.then(|| format!("{} +", one.entity));
+        let columns = one.columns.iter();
+        columns
+            .map(|column| format!("{}.{column}", one.entity))
+            .chain(insert)
+    });
+    let columns: Vec<String> = columns.collect();
+    Ok(Setting {
+        name: "writable".to_owned(),
+        value: (!columns.is_empty()).then(|| Value::from(columns)),
+        source,
+    })
+}
+
 /// A text that may be a number.
 fn plain(text: &str) -> Value {
     text.parse::<u64>()
@@ -318,8 +357,10 @@ mod tests {
     #[test]
     fn each_setting_has_the_source_that_won() {
         let text = "log = \"info\"\npool_size = 3\nlease_seconds = 40\nextra_channels = [\"sms\"]\n\
-                    [queues]\ndefault = 1\nchimeway_signals = 2\n[channels.email]\nadapter = \"log\"\n";
+                    [queues]\ndefault = 1\nchimeway_signals = 2\n[channels.email]\nadapter = \"log\"\n\
+                    [[writable]]\nentity = \"orders\"\ncolumns = [\"status\"]\ninsert = true\n";
         let variables = [
+            ("CHIMEWAY_ALLOW_WRITE", "orders.total"),
             ("CHIMEWAY_POOL_SIZE", "4"),
             ("CHIMEWAY_LOG", "debug"),
             ("CHIMEWAY_QUEUES", "chimeway_signals=3"),
@@ -347,6 +388,7 @@ mod tests {
         otlp.service_name = "chimeway" by default
         otlp.ratio = 1 by default
         otlp.root_certificates = - by default
+        writable = ["orders.status","orders +","orders.total"] by file FILE and environment CHIMEWAY_ALLOW_WRITE
         channels.email.adapter = "log" by file FILE
         "#);
     }

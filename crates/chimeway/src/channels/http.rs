@@ -20,7 +20,7 @@ use super::{
 ///
 /// `url`, the values of `headers`, and `json`, `form` or `body` are templates over the message:
 /// `delivery`, `attempt`, `token`, `tenant`, `recipient`, `run`, `notification`, `workflow`, `step`,
-/// `channel`, `render_key`, `params`, `address`, `locale`, `time_zone`, and with `templates` also
+/// `channel`, `render_key`, `params`, `context`, `address`, `locale`, `time_zone`, and with `templates` also
 /// `content.subject`, `content.text` and `content.html`. What the message does not have is undefined,
 /// and a template that needs it fails the message.
 #[derive(Clone, Deserialize)]
@@ -386,6 +386,10 @@ impl Channel for HttpChannel {
     }
 
     async fn send(&self, message: &Message) -> Result<Receipt, SendError> {
+        if message.call.is_some() {
+            // Its settings say what is sent; a document's call says something else.
+            return Err(SendError::permanent(web::class("carries_no_calls")));
+        }
         let reply = self.web.call(self.request(message)?).await?;
         self.classify(&reply)
     }

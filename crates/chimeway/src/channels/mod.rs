@@ -10,6 +10,7 @@
 //! To add a channel of your own: 1. implement [`Channel`]; 2. register it under its name with
 //! [`ChimewayBuilder::channel`](crate::flow::ChimewayBuilder::channel); 3. documents may name it.
 
+mod call;
 mod dates;
 pub mod email;
 mod error;
@@ -26,6 +27,7 @@ pub mod webhook;
 use async_trait::async_trait;
 use serde_json::Value;
 
+pub use call::Call;
 pub use error::{Answered, BoxError, ChannelConfigError, SendError};
 pub use in_app::InApp;
 pub use log::Log;
@@ -91,6 +93,8 @@ pub struct Message {
     pub render_key: RenderKey,
     /// The content's data: what the host gave to the trigger.
     pub params: Value,
+    /// The run's own values: what its document takes from the trigger, and what its steps have added.
+    pub context: Value,
     /// The recipient's address on this channel, where one is known.
     pub address: Option<String>,
     /// The recipient's language and region (BCP 47).
@@ -100,6 +104,8 @@ pub struct Message {
     /// What the templates of the render key made, for channels that
     /// [render](Channel::renders).
     pub content: Option<Content>,
+    /// The call that a `webhook` action describes; `None` for a message to somebody.
+    pub call: Option<Call>,
 }
 
 /// What a message says, in the forms that its templates have.

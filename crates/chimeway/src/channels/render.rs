@@ -1,7 +1,7 @@
 //! Templates: how params become what a message says.
 //!
 //! A [`Template`] is what is written under one render key: `<key>.subject.txt`, `<key>.txt`,
-//! `<key>.html`, each in the language of minijinja (Jinja2). It sees `params`, `recipient` (`identity`,
+//! `<key>.html`, each in the language of minijinja (Jinja2). It sees `params`, `context`, `recipient` (`identity`,
 //! and `locale` and `time_zone` where known), `tenant`, `workflow`, `step`, `channel` and nothing else. What is missing is a mistake,
 //! never an empty place; HTML is escaped; `date`, `time` and `datetime` show an instant in the
 //! recipient's zone and language.
@@ -29,8 +29,9 @@ const FUEL: u64 = 1_000_000;
 const QUOTED: usize = 80;
 
 /// What a template may name.
-const VARIABLES: [&str; 6] = [
+const VARIABLES: [&str; 7] = [
     "params",
+    "context",
     "recipient",
     "tenant",
     "workflow",
@@ -283,6 +284,7 @@ fn context(message: &Message) -> Value {
     }
     Value::from(Serde(json!({
         "params": message.params,
+        "context": message.context,
         "recipient": recipient,
         "tenant": message.tenant,
         "workflow": message.workflow,

@@ -29,22 +29,7 @@ pub(super) struct Rendered {
 impl Templates {
     /// Compiles every template of the settings.
     pub(super) fn compile(settings: &HttpSettings) -> Result<Self, ChannelConfigError> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_fuel(Some(FUEL));
-        environment.set_auto_escape_callback(|name| match name {
-            "url" => IN_URL,
-            _ => AutoEscape::None,
-        });
-        environment.set_formatter(|out, state, value| {
-            if *state.auto_escape() == IN_URL && !value.is_safe() {
-                return Ok(out.write_str(&encode(&value.to_string()))?);
-            }
-            minijinja::escape_formatter(out, state, value)
-        });
-        environment.add_filter("urlencode", |value: &minijinja::Value| {
-            minijinja::Value::from_safe_string(encode(&value.to_string()))
-        });
+        let mut environment = environment();
         let mut add = |name: &str, template: &str| {
             environment
                 .add_template_owned(name.to_owned(), template.to_owned())
@@ -110,12 +95,45 @@ impl Templates {
     }
 }
 
+/// Where templates of requests are compiled and filled in: what is missing is a mistake, and what stands
+/// in a URL cannot leave its place.
+pub(super) fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_auto_escape_callback(|name| match name {
+        "url" => IN_URL,
+        _ => AutoEscape::None,
+    });
+    environment.set_formatter(|out, state, value| {
+        if *state.auto_escape() == IN_URL && !value.is_safe() {
+            return Ok(out.write_str(&encode(&value.to_string()))?);
+        }
+        minijinja::escape_formatter(out, state, value)
+    });
+    environment.add_filter("urlencode", |value: &minijinja::Value| {
+        minijinja::Value::from_safe_string(encode(&value.to_string()))
+    });
+    environment
+}
+
+/// Compiles one more template.
+pub(super) fn add(
+    environment: &mut Environment<'static>,
+    name: &str,
+    template: &str,
+) -> Result<(), SendError> {
+    environment
+        .add_template_owned(name.to_owned(), template.to_owned())
+        .map_err(|error| SendError::permanent(failed(name, &error)))
+}
+
 /// Calls `add` for every text in the value, with its path as name.
-fn each_text(
+pub(super) fn each_text<E>(
     path: &str,
     value: &Value,
-    add: &mut impl FnMut(&str, &str) -> Result<(), ChannelConfigError>,
-) -> Result<(), ChannelConfigError> {
+    add: &mut impl FnMut(&str, &str) -> Result<(), E>,
+) -> Result<(), E> {
     match value {
         Value::String(template) => add(path, template),
         Value::Array(items) => {
@@ -131,7 +149,7 @@ fn each_text(
 }
 
 /// The value with every text rendered.
-fn filled(
+pub(super) fn filled(
     path: &str,
     value: &Value,
     render: &impl Fn(&str) -> Result<String, SendError>,
@@ -171,6 +189,7 @@ fn context(message: &Message) -> Value {
         "channel": message.channel,
         "render_key": message.render_key,
         "params": message.params,
+        "context": message.context,
         "address": message.address,
         "locale": message.locale,
         "time_zone": message.time_zone,
@@ -216,7 +235,7 @@ fn mistake(error: &minijinja::Error) -> String {
 }
 
 /// What an attempt keeps of a template that failed: the place and the expression, never a value.
-fn failed(setting: &str, error: &minijinja::Error) -> Answered {
+pub(super) fn failed(setting: &str, error: &minijinja::Error) -> Answered {
     let source = error.template_source().unwrap_or_default();
     let expression = error.range().and_then(|range| source.get(range));
     Answered(json!({

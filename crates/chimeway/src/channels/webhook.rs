@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::UNIX_EPOCH};
 use async_trait::async_trait;
 use reqwest::{
     Method, StatusCode, Url,
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -132,32 +132,49 @@ impl Channel for WebhookChannel {
     }
 
     async fn send(&self, message: &Message) -> Result<Receipt, SendError> {
-        let url = match (&self.url, &message.address) {
-            (Some(url), _) => url.clone(),
-            (None, Some(address)) => {
-                web::url(address).map_err(|_| SendError::permanent(web::class("address")))?
-            }
-            (None, None) => return Err(SendError::permanent(web::class("no_address"))),
-        };
         let id = message.token();
         let now = web::wall_clock().duration_since(UNIX_EPOCH);
         let timestamp = now.map_or(0, |now| now.as_secs().cast_signed());
-        let body = body(message, timestamp).to_string();
+        let (method, url, body) = match &message.call {
+            Some(call) => (
+                method(&call.method)?,
+                address(&call.url)?,
+                call.body.as_ref().map(Value::to_string),
+            ),
+            None => {
+                let url = match (&self.url, &message.address) {
+                    (Some(url), _) => url.clone(),
+                    (None, Some(to)) => address(to)?,
+                    (None, None) => return Err(SendError::permanent(web::class("no_address"))),
+                };
+                let body = body(message, timestamp).to_string();
+                (Method::POST, url, Some(body))
+            }
+        };
+        let signed = body.as_deref().unwrap_or_default();
         let signatures: Result<Vec<String>, _> = self
             .secrets
             .iter()
-            .map(|secret| signature(secret, &id, timestamp, &body))
+            .map(|secret| signature(secret, &id, timestamp, signed))
             .collect();
         let signatures = signatures.map_err(SendError::permanent)?.join(" ");
-        let request = self
-            .web
-            .request(Method::POST, url)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(HEADER_WEBHOOK_ID, &id)
-            .header(HEADER_WEBHOOK_TIMESTAMP, timestamp)
-            .header(HEADER_WEBHOOK_SIGNATURE, signatures)
-            .header(IDEMPOTENCY_KEY, &id)
-            .body(body);
+        let mut request = self.web.request(method, url);
+        // What signs it comes last: no document takes its place.
+        let mut headers = own_headers(message)?;
+        let mut put = |name: &'static str, value: &str| {
+            let value = HeaderValue::from_str(value);
+            let value = value.map_err(|_| SendError::permanent(web::class("headers")))?;
+            headers.insert(HeaderName::from_static(name), value);
+            Ok::<(), SendError>(())
+        };
+        put(HEADER_WEBHOOK_ID, &id)?;
+        put(HEADER_WEBHOOK_TIMESTAMP, &timestamp.to_string())?;
+        put(HEADER_WEBHOOK_SIGNATURE, &signatures)?;
+        put(IDEMPOTENCY_KEY, &id)?;
+        request = request.headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
         let reply = self.web.call(request).await?;
         let status = reply.status;
         if status.is_success() {
@@ -177,6 +194,30 @@ impl Channel for WebhookChannel {
             SendError::Permanent { source }
         })
     }
+}
+
+/// What a document's call sends with it: JSON, unless it says otherwise.
+fn own_headers(message: &Message) -> Result<HeaderMap, SendError> {
+    let json = HeaderValue::from_static("application/json");
+    let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
+    for (name, value) in message.call.iter().flat_map(|call| &call.headers) {
+        let name = HeaderName::try_from(name.as_str());
+        let value = HeaderValue::from_str(value);
+        let (Ok(name), Ok(mut value)) = (name, value) else {
+            return Err(SendError::permanent(web::class("headers")));
+        };
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+fn method(name: &str) -> Result<Method, SendError> {
+    Method::from_bytes(name.as_bytes()).map_err(|_| SendError::permanent(web::class("method")))
+}
+
+fn address(text: &str) -> Result<Url, SendError> {
+    web::url(text).map_err(|_| SendError::permanent(web::class("address")))
 }
 
 /// Whether the same request may succeed later.

@@ -155,6 +155,8 @@ pub(super) async fn address(
         }
     }
     match message.address.as_deref() {
+        // It says itself where it goes.
+        _ if message.call.is_some() => Addressed::Yes,
         None if channel.needs_address() => Addressed::Nowhere,
         None => Addressed::Yes,
         Some(address) => unfit(address).map_or(Addressed::Yes, Addressed::Unfit),

@@ -7,7 +7,10 @@ use super::{Chimeway, Core, FlowError, Templates, templates};
 use crate::{
     definition::{Document, StepKind, Validated, validate},
     ids::{DefinitionId, StepId, Version, WorkflowKey},
-    store::workflows::{self, NewDefinition, NewStep},
+    store::{
+        state_changes::{self, Listener},
+        workflows::{self, NewDefinition, NewStep},
+    },
 };
 
 /// What applying a document did.
@@ -157,6 +160,7 @@ async fn ensure(
         }
         let new = new_definition(checked, wanted);
         if workflows::insert(conn, &new).await? {
+            state_changes::listen(conn, &[listener(checked, &new)]).await?;
             return Ok((new.id, applied(ApplyStatus::Applied)));
         }
     }
@@ -173,6 +177,20 @@ async fn stored(
     Ok(workflows::load(conn, &[id]).await?.into_iter().next())
 }
 
+/// What the version listens to; a row that says nothing, where that is nothing.
+fn listener(checked: &Validated, new: &NewDefinition) -> Listener {
+    let trigger = checked.plan.trigger.as_ref();
+    Listener {
+        workflow: new.key.clone(),
+        version: new.version,
+        definition: new.id,
+        entity: trigger.map(|change| change.entity.as_str().to_owned()),
+        field: trigger.map(|change| change.field.as_str().to_owned()),
+        from: trigger.and_then(|change| change.from.clone()),
+        to: trigger.map(|change| change.to.clone()),
+    }
+}
+
 fn new_definition(checked: &Validated, version: Version) -> NewDefinition {
     let documents = checked.document.get("steps").and_then(Value::as_array);
     let steps = checked
@@ -183,10 +201,10 @@ fn new_definition(checked: &Validated, version: Version) -> NewDefinition {
         .map(|(place, step)| NewStep {
             id: StepId::fresh(),
             key: step.key.as_str().to_owned(),
-            kind: step.kind.name(),
+            kind: step.kind.name().to_owned(),
             channel: match &step.kind {
                 StepKind::Notify(notify) => Some(notify.channel.as_str().to_owned()),
-                StepKind::Wait(_) => None,
+                _ => None,
             },
             config: documents
                 .and_then(|steps| steps.get(place))

@@ -18,13 +18,14 @@ use super::{
     templates::{self, Unrendered},
 };
 use crate::{
-    channels::{Channel, Message, Receipt, SendError},
-    definition::{Definition, Outcome, StepKind},
+    channels::{Call, Channel, Message, Receipt, SendError},
+    definition::{Action, Definition, Outcome, StepKind, Webhook},
     engine::{AttemptResult, attempt::status_reason},
-    ids::{ActorId, CategoryName, ChannelName, TenantId},
+    ids::{ActorId, CategoryName, ChannelName, RenderKey, TenantId},
     store::{
         StoreResult,
         claims::{ClaimRef, ClaimedRow},
+        json::Kept,
     },
 };
 
@@ -115,6 +116,12 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
         );
         return attempted(claimed, "", &core.worker, ended);
     };
+    if let Some(webhook) = definition.and_then(|definition| webhook(row, definition)) {
+        match Call::fill(webhook, &message.context, &message.params) {
+            Ok(call) => message.call = Some(call),
+            Err(error) => return attempted(claimed, "", &core.worker, Ended::refused(&error)),
+        }
+    }
     let Some(channel) = core.channels.get(&row.channel) else {
         tracing::warn!(
             channel = %row.channel, delivery.id = %row.id,
@@ -219,15 +226,32 @@ fn unaddressed(addressed: &Addressed) -> Option<Ended> {
     }
 }
 
-fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
+/// The call that a delivery makes for an action.
+fn webhook<'a>(row: &ClaimedRow, definition: &'a Definition) -> Option<&'a Webhook> {
     let step = definition.step(definition.index_of(row.step)?);
-    let StepKind::Notify(notify) = &step.kind else {
+    let StepKind::Action(actions) = &step.kind else {
         return None;
     };
-    let params = match &row.params {
-        None => json!({}),
-        Some(kept) => kept.read()?.clone(),
+    match actions.get(usize::try_from(row.action).ok()?)? {
+        Action::Webhook(webhook) => Some(webhook),
+        _ => None,
+    }
+}
+
+fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
+    let step = definition.step(definition.index_of(row.step)?);
+    let render_key = match &step.kind {
+        StepKind::Notify(notify) => notify.render_key.clone(),
+        // It has no content but the call.
+        StepKind::Action(_) => RenderKey::new(step.key.as_str()).ok()?,
+        _ => return None,
     };
+    let object = |kept: &Option<Kept>| match kept {
+        None => Some(json!({})),
+        Some(kept) => kept.read().cloned(),
+    };
+    let params = object(&row.params)?;
+    let context = object(&row.context)?;
     Some(Message {
         delivery: row.id,
         attempt: row.attempt,
@@ -241,8 +265,10 @@ fn message(row: &ClaimedRow, definition: &Definition) -> Option<Message> {
         workflow: definition.key.clone(),
         step: step.key.clone(),
         channel: ChannelName::new(row.channel.as_str()).ok()?,
-        render_key: notify.render_key.clone(),
+        render_key,
         params,
+        context,
+        call: None,
         address: row.address.clone(),
         locale: row.locale.clone(),
         time_zone: row.time_zone.clone(),
@@ -297,6 +323,26 @@ impl Ended {
         )
     }
 
+    /// The channel did not take it; what it kept of the answer is kept.
+    fn refused(error: &SendError) -> Self {
+        let what = error.to_string();
+        let answer = error.answer().cloned();
+        let result = match error {
+            SendError::Temporary { retry_after, .. } => AttemptResult::Temporary {
+                retry_after: *retry_after,
+            },
+            SendError::Permanent { .. } => AttemptResult::Permanent,
+            SendError::Bounced { .. } => AttemptResult::Bounced,
+        };
+        let mut ended = Self::failed(result, &what);
+        if let (Some(Value::Object(kept)), Some(Value::Object(answer))) =
+            (&mut ended.receipt.response, answer)
+        {
+            kept.extend(answer);
+        }
+        ended
+    }
+
     fn unsent(why: Unsent) -> Self {
         let result = AttemptResult::Permanent;
         Self {
@@ -314,24 +360,7 @@ async fn send(channel: &dyn Channel, message: &Message, limit: Duration) -> Ende
         Err(_) => Ended::failed(temporary, "no answer in time"),
         Ok(Err(_)) => Ended::failed(temporary, "the channel panicked"),
         Ok(Ok(Ok(receipt))) => Ended::new(AttemptResult::Succeeded, receipt),
-        Ok(Ok(Err(error))) => {
-            let what = error.to_string();
-            let answer = error.answer().cloned();
-            let result = match error {
-                SendError::Temporary { retry_after, .. } => {
-                    AttemptResult::Temporary { retry_after }
-                }
-                SendError::Permanent { .. } => AttemptResult::Permanent,
-                SendError::Bounced { .. } => AttemptResult::Bounced,
-            };
-            let mut ended = Ended::failed(result, &what);
-            if let (Some(Value::Object(kept)), Some(Value::Object(answer))) =
-                (&mut ended.receipt.response, answer)
-            {
-                kept.extend(answer);
-            }
-            ended
-        }
+        Ok(Ok(Err(error))) => Ended::refused(&error),
     }
 }
 
@@ -344,6 +373,7 @@ fn attempted(claimed: &Claimed, adapter: &str, worker: &str, ended: Ended) -> De
         crashes: row.crashes,
         run: row.run,
         visit: row.visit,
+        action: row.action,
         channel: row.channel.clone(),
         result: ended.result,
         adapter: if adapter.is_empty() {

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
-    Chimeway, Core, FlowError, address_book, batch,
+    Chimeway, Core, FlowError, actions, address_book, batch,
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
@@ -90,12 +90,13 @@ async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
     let (signals, _) = batch::take(core, pool, &Route { core }).await?;
     let (owed, _) = batch::take(core, pool, &Owed { core }).await?;
     let (runs, _) = batch::take(core, pool, &Due { core }).await?;
+    let acted = actions::take(core, pool).await?;
     let closed = sweep::close_expired(core, pool, sweep::EACH_SECOND).await?;
     let sent = send_due(core, pool).await?;
     Ok(Settled {
         events: events.rows,
         signals: signals.rows,
-        runs: runs.rows + owed.rows,
+        runs: runs.rows + owed.rows + acted.rows,
         deliveries: sent + closed,
     })
 }

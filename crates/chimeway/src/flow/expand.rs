@@ -1,5 +1,5 @@
-//! Making the runs of events that were stored without them: triggers from SQL, and those with very many
-//! recipients, in chunks.
+//! Making the runs of events that were stored without them: triggers from SQL, state changes of records, and
+//! triggers with very many recipients, in chunks.
 
 use std::collections::HashMap;
 
@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 use super::{
     Core,
     batch::DueWork,
+    context::{self, Begun},
     made::{Made, SetAside},
     spans, start,
 };
@@ -15,7 +16,8 @@ use crate::{
     ids::EventId,
     store::{
         StoreResult,
-        events::{self, Chunk, DueEvent},
+        events::{self, Chunk, DueEvent, Given},
+        runs::ForRecord,
     },
 };
 
@@ -65,22 +67,56 @@ impl DueWork for Expand<'_> {
             .filter(|chunk| by_id.contains_key(&chunk.event))
             .collect();
 
-        let recipients = events::recipients(conn, &chunks).await?;
-        let starts: Vec<start::Start> = recipients
-            .into_iter()
-            .filter_map(|recipient| {
-                let event = by_id.get(&recipient.event)?;
-                Some(start::Start {
-                    event: event.id,
-                    tenant: event.tenant.clone(),
-                    definition: event.definition,
-                    started_at: event.occurred_at,
-                    recipient: recipient.identity,
-                    kind: recipient.kind,
-                })
-            })
+        let (of_records, of_recipients): (Vec<Chunk>, Vec<Chunk>) = chunks
+            .iter()
+            .filter(|chunk| chunk.take > 0)
+            .partition(|chunk| by_id.get(&chunk.event).is_some_and(|event| event.of_record));
+        let takes = |event: &DueEvent| {
+            let definition = definitions.get(&event.definition);
+            event.of_record
+                || definition.is_some_and(|definition| !definition.plan.context.is_empty())
+        };
+        let asked: Vec<EventId> = by_id
+            .values()
+            .filter(|event| takes(event))
+            .map(|event| event.id)
             .collect();
-        let (mut made, started) = start::start(conn, &definitions, &starts).await?;
+        let given: HashMap<EventId, Given> = events::given(conn, &asked)
+            .await?
+            .into_iter()
+            .map(|given| (given.event, given))
+            .collect();
+        let begun =
+            |event: &DueEvent| match (definitions.get(&event.definition), given.get(&event.id)) {
+                (Some(definition), Some(given)) => context::begin(&definition.plan, given),
+                _ => Begun::default(),
+            };
+
+        let mut starts = vec![];
+        for recipient in events::recipients(conn, &of_recipients).await? {
+            let Some(event) = by_id.get(&recipient.event) else {
+                continue;
+            };
+            let recipient = start::Recipient {
+                identity: recipient.identity,
+                kind: recipient.kind,
+            };
+            starts.push(start_of(event, Some(recipient), None, begun(event)));
+        }
+        for chunk in of_records {
+            let (Some(event), Some(given)) = (by_id.get(&chunk.event), given.get(&chunk.event))
+            else {
+                continue;
+            };
+            let record = ForRecord::of(given);
+            let context = begun(event);
+            let actor = context.actor().map(|identity| start::Recipient {
+                identity,
+                kind: None,
+            });
+            starts.push(start_of(event, actor, record, context));
+        }
+        let (mut made, started) = start::start(conn, &definitions, starts).await?;
         if let Some(now) = now {
             made.spans = spans::expanded(self.core, &started, now);
         }
@@ -103,6 +139,23 @@ impl DueWork for Expand<'_> {
             events,
             ..SetAside::default()
         })
+    }
+}
+
+fn start_of(
+    event: &DueEvent,
+    recipient: Option<start::Recipient>,
+    record: Option<ForRecord>,
+    context: Begun,
+) -> start::Start {
+    start::Start {
+        event: event.id,
+        tenant: event.tenant.clone(),
+        definition: event.definition,
+        started_at: event.occurred_at,
+        recipient,
+        record,
+        context,
     }
 }
 

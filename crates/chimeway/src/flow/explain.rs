@@ -18,6 +18,9 @@ pub struct Explanation {
     pub id: RunId,
     /// Whose it is.
     pub tenant_id: String,
+    /// The record of the host that it is for, if it is for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordFacts>,
     /// Its workflow.
     pub workflow: Option<String>,
     /// The version it follows.
@@ -57,6 +60,21 @@ pub struct Explanation {
     now: DateTime<Utc>,
     #[serde(default, skip_serializing)]
     wake_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing)]
+    act_at: Option<DateTime<Utc>>,
+    #[serde(default, skip_serializing)]
+    tries: i32,
+    #[serde(default, skip_serializing)]
+    status_context: serde_json::Value,
+}
+
+/// A record of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordFacts {
+    /// What kind of record.
+    pub entity: String,
+    /// Which record.
+    pub id: String,
 }
 
 /// What somebody did by hand.
@@ -170,8 +188,9 @@ impl Explanation {
                 let reason = self.terminal_reason.as_deref().unwrap_or("no reason kept");
                 let ended = &self.state;
                 format!(
-                    "Nothing: the run {} ({reason}).{}",
+                    "Nothing: the run {} ({reason}).{}{}",
                     verb(ended),
+                    self.missing(),
                     self.still_out()
                 )
             }
@@ -201,7 +220,9 @@ impl Explanation {
             .rev()
             .find(|delivery| delivery.visit == self.visit);
         let Some(delivery) = current else {
-            return if self.wake_at.is_some() {
+            return if let Some(at) = self.act_at {
+                self.acting(at)
+            } else if self.wake_at.is_some() {
                 "A worker is about to enter the current step.".to_owned()
             } else {
                 "A worker is about to go on.".to_owned()
@@ -248,6 +269,28 @@ impl Explanation {
                 )
             }
             _ => "A worker is about to go on.".to_owned(),
+        }
+    }
+
+    /// The place that the run would have needed a value from.
+    fn missing(&self) -> String {
+        let name = self.status_context.get("name");
+        let name = name.and_then(serde_json::Value::as_str);
+        name.map_or_else(String::new, |name| format!(" Nothing stands at `{name}`."))
+    }
+
+    /// What is to be done in the current step, and when.
+    fn acting(&self, at: DateTime<Utc>) -> String {
+        match (self.tries, self.is_due(Some(at))) {
+            (0, _) => "A worker is about to carry out the actions of the current step.".to_owned(),
+            (tries, true) => format!(
+                "The actions of the current step are about to be tried again, after {tries} tries."
+            ),
+            (tries, false) => format!(
+                "The actions of the current step are tried again at {}, after {tries} {}: another session held a row.",
+                instant(at),
+                if tries == 1 { "try" } else { "tries" },
+            ),
         }
     }
 

@@ -22,11 +22,21 @@ pub enum Point {
     BeforeRoute,
     /// Due runs are about to be locked.
     BeforeDue,
+    /// A run whose actions are due is locked.
+    ActionsLocked,
+    /// What its actions are given is read.
+    ActionsRead,
+    /// An action was performed.
+    ActionPerformed,
+    /// Actions are performed and their run has moved on; the transaction is not committed.
+    BeforeActionsCommit,
+    /// That is committed.
+    AfterActionsCommit,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::Claimed,
         Self::BeforeSend,
         Self::AfterSend,
@@ -34,6 +44,11 @@ impl Point {
         Self::AfterRecordCommit,
         Self::BeforeRoute,
         Self::BeforeDue,
+        Self::ActionsLocked,
+        Self::ActionsRead,
+        Self::ActionPerformed,
+        Self::BeforeActionsCommit,
+        Self::AfterActionsCommit,
     ];
 
     /// Its name, as tests write it.
@@ -47,6 +62,11 @@ impl Point {
             Self::AfterRecordCommit => "after_record_commit",
             Self::BeforeRoute => "before_route",
             Self::BeforeDue => "before_due",
+            Self::ActionsLocked => "actions_locked",
+            Self::ActionsRead => "actions_read",
+            Self::ActionPerformed => "action_performed",
+            Self::BeforeActionsCommit => "before_actions_commit",
+            Self::AfterActionsCommit => "after_actions_commit",
         }
     }
 }

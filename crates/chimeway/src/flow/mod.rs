@@ -7,11 +7,14 @@
 //!
 //! Must not: hold SQL, know what runs the fleet's tasks (that is [`queue`](crate::queue)'s), make a network call inside a transaction.
 
+pub mod actions;
 mod address_book;
 pub mod apply;
+pub mod approvals;
 mod batch;
 mod check;
 mod commit;
+mod context;
 mod definitions;
 mod deliver;
 mod dispatch;
@@ -30,9 +33,11 @@ pub mod preferences;
 mod progress;
 pub mod recipients;
 mod record;
+pub mod roles;
 mod route;
 pub mod spans;
 mod start;
+pub mod state_change;
 mod sweep;
 pub mod templates;
 pub mod track;
@@ -47,17 +52,21 @@ use std::{
 
 use sqlx::PgPool;
 
+pub use actions::{ActionCall, ActionError, ActionKind, Writable};
 pub use address_book::{AddressBook, Contact};
 pub use apply::{Applied, ApplyStatus};
+pub use approvals::{Approvals, Decided};
 pub use dispatch::Settled;
 pub use error::FlowError;
-pub use explain::{DeliveryFacts, Explanation};
+pub use explain::{DeliveryFacts, Explanation, RecordFacts};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
 pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use roles::Roles;
 pub use spans::{Span, SpanSink};
+pub use state_change::StateChange;
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
@@ -67,7 +76,7 @@ use crate::{
     channels::{Channel, Registry},
     definition::Known,
     engine::Budget,
-    ids::{BadName, ChannelName},
+    ids::{ActionName, BadName, ChannelName, KindName},
     queue::{QueueName, Wakes},
     store::{healing::Place, settings},
 };
@@ -114,6 +123,7 @@ pub struct Chimeway {
 pub(crate) struct Core {
     pub(crate) channels: Registry,
     pub(crate) known: Known,
+    pub(crate) actions: actions::Registry,
     pub(crate) definitions: definitions::Cache,
     pub(crate) templates: templates::Cache,
     pub(crate) wakes: Wakes,
@@ -159,6 +169,9 @@ impl Chimeway {
 pub struct ChimewayBuilder {
     channels: Registry,
     known: Vec<ChannelName>,
+    actions: actions::Registry,
+    known_actions: Vec<ActionName>,
+    known_steps: Vec<KindName>,
     rendering: Vec<ChannelName>,
     dispatcher: Dispatcher,
     worker: Option<String>,
@@ -192,6 +205,38 @@ impl ChimewayBuilder {
     /// [`BadName`] if the name is blank or too long.
     pub fn extra_channel(mut self, name: &str) -> Result<Self, BadName> {
         self.known.push(ChannelName::new(name)?);
+        Ok(self)
+    }
+
+    /// Registers an action under a name; action steps may then name it. Replaces one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn action(mut self, name: &str, action: impl ActionKind) -> Result<Self, BadName> {
+        let name = ActionName::new(name)?;
+        self.actions.register(&name, Arc::new(action));
+        self.known_actions.push(name);
+        Ok(self)
+    }
+
+    /// An action that documents may name although this process cannot perform it.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn extra_action(mut self, name: &str) -> Result<Self, BadName> {
+        self.known_actions.push(ActionName::new(name)?);
+        Ok(self)
+    }
+
+    /// A kind of step that documents may name although this process cannot do its work.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn extra_step(mut self, kind: &str) -> Result<Self, BadName> {
+        self.known_steps.push(KindName::new(kind)?);
         Ok(self)
     }
 
@@ -231,6 +276,13 @@ impl ChimewayBuilder {
         self
     }
 
+    /// Allows the actions `set_field` and `create_record` to write there; nothing else is ever written.
+    #[must_use]
+    pub fn writable(mut self, table: Writable) -> Self {
+        self.actions.allow(table);
+        self
+    }
+
     /// Called at named points of the handlers: for tests that need a crash or a pause there.
     #[doc(hidden)]
     #[must_use]
@@ -250,7 +302,10 @@ impl ChimewayBuilder {
                 channels: self.channels,
                 known: Known::default()
                     .with_channels(self.known)
-                    .with_rendering(self.rendering),
+                    .with_rendering(self.rendering)
+                    .with_steps(self.known_steps)
+                    .with_actions(self.known_actions),
+                actions: self.actions,
                 definitions: definitions::Cache::default(),
                 templates: templates::Cache::default(),
                 wakes: Wakes::default(),

@@ -40,7 +40,7 @@ pub struct Overview {
 pub struct DueWork {
     /// The queue that does it.
     pub queue: &'static str,
-    /// `deliveries`, `signals`, `events`, `runs` or `owed`.
+    /// `deliveries`, `signals`, `events`, `runs`, `owed` or `actions`.
     pub kind: String,
     /// How many rows are due and not held by a worker; counting stops at 10,001.
     pub due: i64,

@@ -369,7 +369,14 @@ const fn ending(input: &Input) -> &'static str {
         Input::Signalled { .. } => "signalled",
         Input::Cancelled => "cancelled",
         Input::Moved { .. } => "moved",
-        Input::Started | Input::Delivered(_) | Input::DeliveryMissing => "left",
+        Input::Started
+        | Input::Unstartable { .. }
+        | Input::Delivered(_)
+        | Input::DeliveryMissing
+        | Input::Decided { .. }
+        | Input::ApprovalMissing
+        | Input::Executed(_)
+        | Input::Sending => "left",
     }
 }
 

@@ -1,12 +1,13 @@
 //! Making runs: notifications, runs, the first lines of their history, the first messages. The same for
 //! a trigger from Rust and for an event that a worker expands.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{
+    context::Begun,
     definitions::Loaded,
     made::Made,
     moved::{Moved, Owner, Writes},
@@ -18,7 +19,8 @@ use crate::{
     store::{
         StoreResult,
         events::{self, NewNotification},
-        runs, transitions,
+        runs::{self, ForRecord},
+        transitions,
     },
 };
 
@@ -28,8 +30,23 @@ pub(super) struct Start {
     pub(super) tenant: String,
     pub(super) definition: DefinitionId,
     pub(super) started_at: DateTime<Utc>,
-    pub(super) recipient: String,
+    /// Who is notified; nobody, where it is for a record alone.
+    pub(super) recipient: Option<Recipient>,
+    /// The record it is for, if it is for one.
+    pub(super) record: Option<ForRecord>,
+    pub(super) context: Begun,
+}
+
+/// Who is notified.
+pub(super) struct Recipient {
+    pub(super) identity: String,
     pub(super) kind: Option<String>,
+}
+
+/// Whose signals a run for the record alone listens to. An entity has at most 100 bytes and a key 150, so
+/// that this is a name like others.
+fn actor_of(record: &ForRecord) -> String {
+    format!("{}/{}", record.entity, record.id)
 }
 
 /// Makes a run for each that has none yet: a recipient named twice by an event gets one. Returns those
@@ -37,46 +54,69 @@ pub(super) struct Start {
 pub(super) async fn start(
     conn: &mut PgConnection,
     definitions: &Loaded,
-    starts: &[Start],
+    starts: Vec<Start>,
 ) -> StoreResult<(Made, Vec<Started>)> {
-    let notifications: Vec<NewNotification> = starts
+    let mut notifications: Vec<NewNotification> = vec![];
+    let ids: Vec<Option<NotificationId>> = starts
         .iter()
-        .map(|start| NewNotification {
-            id: NotificationId::fresh(),
-            event: start.event,
-            tenant: start.tenant.clone(),
-            recipient: start.recipient.clone(),
-            kind: start.kind.clone(),
-            at: start.started_at,
+        .map(|start| {
+            let notification = notification(start)?;
+            let id = notification.id;
+            notifications.push(notification);
+            Some(id)
         })
         .collect();
-    let new: std::collections::HashSet<NotificationId> =
-        events::insert_notifications(conn, &notifications)
-            .await?
-            .into_iter()
-            .collect();
+    let new: HashSet<NotificationId> = events::insert_notifications(conn, &notifications)
+        .await?
+        .into_iter()
+        .collect();
 
-    let born = starts.iter().zip(notifications);
-    let born = born.filter(|(_, notification)| new.contains(&notification.id));
-    let born = born.map(|(start, notification)| Born {
-        event: Some(start.event),
-        notification: notification.id,
-        tenant: notification.tenant,
-        actor: notification.recipient,
-        definition: start.definition,
-        started_at: start.started_at,
+    let born = ids.into_iter().zip(starts);
+    let born = born.filter_map(|(notification, start)| {
+        if notification.is_some_and(|notification| !new.contains(&notification)) {
+            return None;
+        }
+        let actor = match (start.recipient, &start.record) {
+            (Some(recipient), _) => recipient.identity,
+            (None, Some(record)) => actor_of(record),
+            (None, None) => return None,
+        };
+        Some(Born {
+            event: Some(start.event),
+            notification,
+            record: start.record,
+            tenant: start.tenant,
+            actor,
+            definition: start.definition,
+            started_at: start.started_at,
+            context: start.context,
+        })
     });
     runs_of(conn, definitions, born).await
 }
 
-/// A run to make for a notification that is there.
+fn notification(start: &Start) -> Option<NewNotification> {
+    let recipient = start.recipient.as_ref()?;
+    Some(NewNotification {
+        id: NotificationId::fresh(),
+        event: start.event,
+        tenant: start.tenant.clone(),
+        recipient: recipient.identity.clone(),
+        kind: recipient.kind.clone(),
+        at: start.started_at,
+    })
+}
+
+/// A run to make for a notification that is there, for a record, or for both.
 pub(super) struct Born {
     pub(super) event: Option<EventId>,
-    pub(super) notification: NotificationId,
+    pub(super) notification: Option<NotificationId>,
+    pub(super) record: Option<ForRecord>,
     pub(super) tenant: String,
     pub(super) actor: String,
     pub(super) definition: DefinitionId,
     pub(super) started_at: DateTime<Utc>,
+    pub(super) context: Begun,
 }
 
 /// A run that was made.
@@ -88,7 +128,7 @@ pub(super) struct Started {
     pub(super) at: DateTime<Utc>,
 }
 
-/// Makes the runs of notifications.
+/// Makes runs. One whose context could not be made is born and ends at once, with the reason.
 pub(super) async fn runs_of(
     conn: &mut PgConnection,
     definitions: &Loaded,
@@ -101,19 +141,26 @@ pub(super) async fn runs_of(
             continue;
         };
         let run = Run::born(RunId::fresh(), definition.clone());
-        let Verdict::Move(decisions) = decide(&run, &Input::Started, one.started_at) else {
+        let input = match one.context.problem() {
+            None => Input::Started,
+            Some(problem) => Input::Unstartable {
+                code: problem.code(),
+                name: problem.path().map(ToOwned::to_owned),
+            },
+        };
+        let Verdict::Move(decisions) = decide(&run, &input, one.started_at) else {
             continue;
         };
         let owner = Owner {
             tenant: one.tenant.clone(),
             actor: one.actor.clone(),
-            notification: Some(one.notification),
+            notification: one.notification,
         };
         let mut moved = Moved::new(run, owner);
         moved.apply(&decisions, one.started_at);
         let row = moved.row(one.started_at);
-        if let Some(wake_at) = row.wake_at {
-            made.wakes_in(wake_at - one.started_at);
+        for due in [row.wake_at, row.act_at].into_iter().flatten() {
+            made.wakes_in(due - one.started_at);
         }
         started.push(Started {
             run: row.id,
@@ -125,6 +172,8 @@ pub(super) async fn runs_of(
             tenant: one.tenant,
             actor: one.actor,
             notification: one.notification,
+            record: one.record,
+            context: one.context.into_value(),
             definition: one.definition,
             started_at: one.started_at,
             row,

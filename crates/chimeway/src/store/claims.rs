@@ -51,6 +51,8 @@ pub struct ClaimedRow {
     pub step: StepId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Whose notification.
     pub notification: Option<NotificationId>,
     /// Whose it is.
@@ -71,6 +73,8 @@ pub struct ClaimedRow {
     pub event: Option<EventId>,
     /// What the host gave.
     pub params: Option<Kept>,
+    /// The run's own values.
+    pub context: Option<Kept>,
     /// The recipient's address for this channel.
     pub address: Option<String>,
     /// The recipient's language and region.
@@ -237,11 +241,11 @@ select
     c.id as "id!: DeliveryId", c.claim_no as "claim_no!: ClaimNo",
     c.attempts as "attempt!: AttemptNumber", c.crashes as "crashes!",
     c.workflow_run_id as "run!: RunId", c.workflow_step_id as "step!: StepId",
-    c.visit as "visit!: Visit", c.notification_id as "notification: NotificationId",
+    c.visit as "visit!: Visit", c.action_index as "action!", c.notification_id as "notification: NotificationId",
     c.tenant_id as "tenant!", c.channel as "channel!",
     r.workflow_definition_id as "definition?: DefinitionId", r.started_at as "run_started_at?", r.visit as "run_visit?: Visit",
-    (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
-    e.id as "event?: EventId", e.params as "params?: Kept",
+    (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", n.recipient as "recipient?",
+    e.id as "event?: EventId", e.params as "params?: Kept", r.context as "context?: Kept",
     p.addresses ->> c.channel as "address?", p.locale as "locale?", p.time_zone as "time_zone?",
     (n.read_at is not null) as "read!", coalesce(q.channel, false) as "channel_disabled!",
     q.categories as "disabled_categories?",
@@ -263,7 +267,7 @@ left join lateral (
     select * from chimeway.notifications n where n.id = c.notification_id offset 0
 ) n on true
 left join lateral (
-    select * from chimeway.events e where e.id = n.event_id offset 0
+    select * from chimeway.events e where e.id = coalesce(n.event_id, r.event_id) offset 0
 ) e on true
 left join lateral (
     select * from chimeway.recipients p where p.tenant_id = c.tenant_id and p.identity = n.recipient offset 0
@@ -348,6 +352,8 @@ pub struct ExpiredRow {
     pub run: RunId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Which channel carried it.
     pub channel: String,
     /// The worker process that held it.
@@ -376,7 +382,7 @@ pub async fn expired(
 select
     d.id as "id: DeliveryId", d.claim_no as "claim_no: ClaimNo",
     d.attempts as "attempt: AttemptNumber", d.crashes, d.workflow_run_id as "run: RunId",
-    d.visit as "visit: Visit", d.channel, coalesce(d.lease_owner, '') as "owner!",
+    d.visit as "visit: Visit", d.action_index as action, d.channel, coalesce(d.lease_owner, '') as "owner!",
     d.lease_until as "lease_until!", (select chimeway.now()) as "now!"
 from (
     select *

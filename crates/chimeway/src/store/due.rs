@@ -65,6 +65,8 @@ pub struct WorkflowsDue {
     pub runs: DueIn,
     /// The next run to be told a result.
     pub owed: DueIn,
+    /// The next run whose actions are to be carried out.
+    pub actions: DueIn,
 }
 
 /// The next of each kind of the workflows queue, in one statement.
@@ -83,7 +85,9 @@ select
     (
         select progress_owed_at from chimeway.deliveries
         where progress_owed_at is not null order by progress_owed_at limit 1
-    ) - now as owed
+    ) - now as owed,
+    (select act_at from chimeway.workflow_runs where act_at is not null order by act_at limit 1)
+        - now as actions
 from chimeway.clock() as now"#
     )
     .fetch_one(conn)
@@ -92,5 +96,6 @@ from chimeway.clock() as now"#
         events: duration(row.events),
         runs: duration(row.runs),
         owed: duration(row.owed),
+        actions: duration(row.actions),
     })
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::StoreResult;
+use super::{StoreResult, json::Kept};
 use crate::ids::{DefinitionId, EventId, NotificationId};
 
 /// A trigger to store.
@@ -47,17 +47,17 @@ pub async fn insert(
         r#"-- events::insert
 insert into chimeway.events (
     id, tenant_id, workflow_key, workflow_definition_id, params, recipients, correlation_id,
-    idempotency_key, occurred_at, inserted_at, expand_at
+    idempotency_key, occurred_at, inserted_at, expand_at, depth
 )
 select u.id, u.tenant_id, u.workflow_key, u.definition_id, u.params, u.recipients, u.correlation_id,
-    u.idempotency_key, c.at, c.at, case when u.expand_later then c.at end
+    u.idempotency_key, c.at, c.at, case when u.expand_later then c.at end, c.depth
 from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::jsonb[], $6::jsonb[], $7::text[], $8::text[], $9::bool[]
     ) as u (
         id, tenant_id, workflow_key, definition_id, params, recipients, correlation_id,
         idempotency_key, expand_later
     ),
-    (select chimeway.clock() as at) c
+    (select chimeway.clock() as at, chimeway.depth() as depth) c
 order by u.tenant_id, u.idempotency_key
 on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing
 returning id as "id: EventId", occurred_at"#,
@@ -132,10 +132,12 @@ pub struct DueEvent {
     pub occurred_at: DateTime<Utc>,
     /// How many recipients have their run.
     pub expanded: i32,
-    /// How many there are.
+    /// How many there are; one for a record.
     pub total: i32,
     /// The database's now, when it was locked.
     pub now: DateTime<Utc>,
+    /// Whether a record's state changed: its run is for that record.
+    pub of_record: bool,
 }
 
 /// Locks up to `limit` events whose runs are to be made, oldest first, among some where those are
@@ -154,7 +156,8 @@ pub async fn lock_due(
         r#"-- events::lock_due
 select id as "id: EventId", tenant_id as tenant,
     workflow_definition_id as "definition: DefinitionId", occurred_at, expanded_count as expanded,
-    coalesce(jsonb_array_length(recipients), 1) as "total!", (select chimeway.now()) as "now!"
+    coalesce(jsonb_array_length(recipients), 1) as "total!", (select chimeway.now()) as "now!",
+    entity is not null as "of_record!"
 from chimeway.events
 where expand_at is not null and expand_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))
@@ -163,6 +166,48 @@ limit $1
 for no key update skip locked"#,
         limit,
         among as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// What a trigger gave.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// Which event.
+    pub event: EventId,
+    /// What the host gave, or the record.
+    pub params: Kept,
+    /// What kind of record changed its state; `None`: it was triggered by name.
+    pub entity: Option<String>,
+    /// Which record.
+    pub record_id: Option<String>,
+    /// Which field of it.
+    pub field: Option<String>,
+    /// The state before.
+    pub from: Option<String>,
+    /// The state after.
+    pub to: Option<String>,
+}
+
+/// What these events' triggers gave.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn given(conn: &mut PgConnection, events: &[EventId]) -> StoreResult<Vec<Given>> {
+    if events.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_as!(
+        Given,
+        r#"-- events::given
+select id as "event: EventId", params as "params: Kept", entity, record_id, field, from_value as "from",
+    to_value as "to"
+from chimeway.events
+where id = any($1)
+order by id"#,
+        events as _,
     )
     .fetch_all(conn)
     .await?)
@@ -338,6 +383,8 @@ pub struct NotificationRow {
     pub tenant: String,
     /// Who is notified.
     pub recipient: String,
+    /// Of which event.
+    pub event: EventId,
 }
 
 /// Locks one tenant's notifications, waiting for sessions that hold them: for a caller's own
@@ -354,7 +401,7 @@ pub async fn lock_notifications(
     Ok(sqlx::query_as!(
         NotificationRow,
         r#"-- events::lock_notifications
-select id as "id: NotificationId", tenant_id as tenant, recipient
+select id as "id: NotificationId", tenant_id as tenant, recipient, event_id as "event: EventId"
 from chimeway.notifications
 where id = any($2) and tenant_id = $1
 order by id

@@ -15,7 +15,7 @@ pub const COUNTED: i64 = 10_001;
 /// One kind of due work.
 #[derive(Debug, Clone)]
 pub struct DueRow {
-    /// Deliveries, signals, events, runs, or owed results.
+    /// Deliveries, signals, events, runs, owed results, or actions.
     pub kind: String,
     /// How many rows are due, up to [`COUNTED`].
     pub due: i64,
@@ -123,6 +123,22 @@ from (
             select progress_owed_at from chimeway.deliveries
             where progress_owed_at is not null and progress_owed_at > now
             order by progress_owed_at limit 1
+        )
+    from clock
+    union all
+    select 6, 'actions', now,
+        (select count(*) from (
+            select from chimeway.workflow_runs
+            where act_at is not null and act_at <= now
+            order by act_at limit 10001
+        ) due),
+        (
+            select act_at from chimeway.workflow_runs
+            where act_at is not null and act_at <= now order by act_at limit 1
+        ),
+        (
+            select act_at from chimeway.workflow_runs
+            where act_at is not null and act_at > now order by act_at limit 1
         )
     from clock
 ) kinds

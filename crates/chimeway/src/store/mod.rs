@@ -13,6 +13,8 @@
 //! To add a table: 1. a migration with a comment on each column; 2. a file here named for the
 //! aggregate; 3. its place in the lock order; 4. `scripts/prepare-queries`.
 
+pub mod acting;
+pub mod approvals;
 pub mod attempts;
 pub mod claims;
 pub mod cron;
@@ -22,6 +24,7 @@ pub mod error;
 pub mod events;
 pub mod healing;
 pub mod health;
+pub mod host_rows;
 pub mod inbox;
 pub mod interventions;
 pub mod json;
@@ -29,11 +32,13 @@ pub mod owed;
 pub mod preferences;
 pub mod recipients;
 mod refusal;
+pub mod roles;
 pub mod run_views;
 pub mod runs;
 pub mod schema;
 pub mod settings;
 pub mod signals;
+pub mod state_changes;
 pub mod templates;
 pub mod transitions;
 pub mod workflows;

@@ -14,10 +14,16 @@ pub struct WorkflowRun {
     pub id: RunId,
     /// Whose it is.
     pub tenant_id: String,
-    /// Its recipient: whose signals it listens to.
+    /// Whose signals it listens to: its recipient, or its record as `entity/id`.
     pub actor_id: String,
-    /// The notification it is for.
+    /// The notification it is for; `None` where it is for a record alone.
     pub notification_id: Option<NotificationId>,
+    /// What kind of record of the host it is for, if it is for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_entity: Option<String>,
+    /// Which record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_id: Option<String>,
     /// The version it follows.
     pub workflow_definition_id: DefinitionId,
     /// The step it is in, or ended in.
@@ -34,6 +40,9 @@ pub struct WorkflowRun {
     pub suspended_until: Option<DateTime<Utc>>,
     /// When a worker is to look at it.
     pub wake_at: Option<DateTime<Utc>>,
+    /// When a worker is to carry out the actions of its step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act_at: Option<DateTime<Utc>>,
     /// The signals that end its wait.
     pub pending_signals: Vec<String>,
     /// Why it ended.
@@ -63,9 +72,9 @@ pub async fn find(
         r#"-- run_views::find
 select
     id as "id: RunId", tenant_id, actor_id, notification_id as "notification_id: NotificationId",
-    workflow_definition_id as "workflow_definition_id: DefinitionId",
+    record_entity, record_id, workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", visit, state, status_reason, status_context,
-    suspended_until, wake_at, pending_signals, terminal_reason, context, started_at, ended_at,
+    suspended_until, wake_at, act_at, pending_signals, terminal_reason, context, started_at, ended_at,
     last_transition_at
 from chimeway.workflow_runs
 where id = any($2) and tenant_id = $1
@@ -111,8 +120,14 @@ pub struct RunSummary {
     pub workflow: String,
     /// The version it follows.
     pub version: i32,
-    /// Its recipient.
+    /// Its recipient, or the record it is for, as `entity/id`.
     pub recipient: String,
+    /// What kind of record of the host it is for, if it is for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_entity: Option<String>,
+    /// Which record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record_id: Option<String>,
     /// The event that started it.
     pub event_id: Option<EventId>,
     /// Its state.
@@ -161,7 +176,8 @@ pub async fn list(
         r#"-- run_views::list
 select
     r.id as "id: RunId", r.tenant_id, d.workflow_key as "workflow", d.workflow_version as "version",
-    r.actor_id as "recipient", n.event_id as "event_id?: EventId", r.state, r.status_reason,
+    r.actor_id as "recipient", r.record_entity, r.record_id,
+    coalesce(r.event_id, n.event_id) as "event_id?: EventId", r.state, r.status_reason,
     s.step_key as "current_step_name?", r.suspended_until, r.terminal_reason, r.started_at, r.ended_at
 from chimeway.workflow_runs r
 join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
@@ -171,8 +187,13 @@ where ($1::text is null or r.tenant_id = $1)
     and ($2::text is null or r.state = $2)
     and ($3::text is null or d.workflow_key = $3)
     and ($4::text is null or r.actor_id = $4)
-    and ($5::uuid is null or r.notification_id in (
-        select e.id from chimeway.notifications e where e.event_id = $5
+    and ($5::uuid is null or r.id in (
+        select of_record.id from chimeway.workflow_runs of_record where of_record.event_id = $5
+        union all
+        select of_recipient.id
+        from chimeway.notifications e
+        join chimeway.workflow_runs of_recipient on of_recipient.notification_id = e.id
+        where e.event_id = $5
     ))
 order by r.id desc
 limit $6"#,

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{StoreResult, error::ensure_affected};
-use crate::ids::{DefinitionId, NotificationId, RunId, Sequence, StepId, Visit};
+use super::{StoreResult, error::ensure_affected, events::Given};
+use crate::ids::{DefinitionId, EventId, NotificationId, RunId, Sequence, StepId, Visit};
 
 /// A run to create.
 #[derive(Debug, Clone)]
@@ -16,14 +16,41 @@ pub struct NewRun {
     pub row: SavedRun,
     /// Whose it is.
     pub tenant: String,
-    /// Its recipient.
+    /// Whose signals it listens to.
     pub actor: String,
     /// The notification it is for.
-    pub notification: NotificationId,
+    pub notification: Option<NotificationId>,
+    /// The record it is for.
+    pub record: Option<ForRecord>,
+    /// Values for its steps; a JSON object.
+    pub context: Value,
     /// The version it follows.
     pub definition: DefinitionId,
     /// The instant of the trigger.
     pub started_at: DateTime<Utc>,
+}
+
+/// A record of the host that a run is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForRecord {
+    /// The state change that started the run.
+    pub event: EventId,
+    /// What kind of record.
+    pub entity: String,
+    /// Which record.
+    pub id: String,
+}
+
+impl ForRecord {
+    /// The record whose state change an event is, if it is one.
+    #[must_use]
+    pub fn of(given: &Given) -> Option<Self> {
+        Some(Self {
+            event: given.event,
+            entity: given.entity.clone()?,
+            id: given.record_id.clone()?,
+        })
+    }
 }
 
 /// What changes when a run moves.
@@ -41,10 +68,14 @@ pub struct SavedRun {
     pub status_reason: String,
     /// Structural facts beside it; `None` keeps what is stored.
     pub status_context: Option<Value>,
+    /// What its context holds; `None` keeps what is stored.
+    pub context: Option<Value>,
     /// When the wait ends by itself.
     pub suspended_until: Option<DateTime<Utc>>,
     /// When a worker is to look at it.
     pub wake_at: Option<DateTime<Utc>>,
+    /// When a worker is to carry out the actions of its step.
+    pub act_at: Option<DateTime<Utc>>,
     /// The signals that end the wait.
     pub pending_signals: Vec<String>,
     /// Why it ended.
@@ -68,14 +99,20 @@ pub async fn insert(conn: &mut PgConnection, runs: &[NewRun]) -> StoreResult<()>
         r#"-- runs::insert
 insert into chimeway.workflow_runs (
     id, notification_id, workflow_definition_id, current_step_id, started_at, last_transition_at,
-    wake_at, visit, transition_count, tenant_id, actor_id, state, status_reason, status_context
+    wake_at, visit, transition_count, tenant_id, actor_id, state, status_reason, status_context,
+    context, event_id, record_entity, record_id, act_at, terminal_reason, ended_at
 )
-select * from unnest(
+select u.*, case when u.terminal_reason is not null then u.at end
+from unnest(
     $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[],
-    $7::timestamptz[], $8::int[], $9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::jsonb[]
+    $7::timestamptz[], $8::int[], $9::int[], $10::text[], $11::text[], $12::text[], $13::text[], $14::jsonb[],
+    $15::jsonb[], $16::uuid[], $17::text[], $18::text[], $19::timestamptz[], $20::text[]
+) as u (
+    id, notification_id, definition_id, step_id, started_at, at, wake_at, visit, transition_count, tenant_id,
+    actor_id, state, status_reason, status_context, context, event_id, entity, record_id, act_at, terminal_reason
 )"#,
         &runs.iter().map(|run| run.row.id.0).collect::<Vec<_>>(),
-        &runs.iter().map(|run| run.notification.0).collect::<Vec<_>>(),
+        &runs.iter().map(|run| run.notification.map(|id| id.0)).collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.definition.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.row.step.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.started_at).collect::<Vec<_>>(),
@@ -91,6 +128,12 @@ select * from unnest(
             .iter()
             .map(|run| run.row.status_context.clone().unwrap_or_else(|| json!({})))
             .collect::<Vec<_>>(),
+        &runs.iter().map(|run| run.context.clone()).collect::<Vec<_>>(),
+        &runs.iter().map(|run| Some(run.record.as_ref()?.event.0)).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| Some(run.record.as_ref()?.entity.clone())).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| Some(run.record.as_ref()?.id.clone())).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| run.row.act_at).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| run.row.terminal_reason.clone()).collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?;
@@ -118,7 +161,7 @@ pub struct RunRow {
     pub transition_count: i32,
     /// Whose it is.
     pub tenant_id: String,
-    /// Its recipient.
+    /// Whose signals it listens to.
     pub actor_id: String,
     /// Its state.
     pub state: String,
@@ -132,6 +175,8 @@ pub struct RunRow {
     pub cancel_requested: bool,
     /// Its instant to be looked at.
     pub wake_at: Option<DateTime<Utc>>,
+    /// The instant at which the actions of its step are to be carried out.
+    pub act_at: Option<DateTime<Utc>>,
     /// That instant has come.
     pub due: bool,
     /// The database's now, when it was locked.
@@ -167,7 +212,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!", wake_at,
+    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where id = any($1) and case when ended_at is null then true else false end
@@ -202,7 +247,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!", wake_at,
+    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at,
     coalesce(wake_at <= chimeway.clock(), false) as "due!", chimeway.clock() as "now!"
 from chimeway.workflow_runs
 where id = any($1) and ($2::text is null or tenant_id = $2)
@@ -234,7 +279,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!", wake_at,
+    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where wake_at is not null and wake_at <= (select chimeway.now())
@@ -266,8 +311,10 @@ set current_step_id = u.step_id,
     state = u.state,
     status_reason = u.status_reason,
     status_context = coalesce(u.status_context, r.status_context),
+    context = coalesce(u.context, r.context),
     suspended_until = u.suspended_until,
     wake_at = u.wake_at,
+    act_at = u.act_at,
     pending_signals = array(select jsonb_array_elements_text(u.pending_signals)),
     terminal_reason = u.terminal_reason,
     ended_at = case when u.terminal_reason is not null then u.at end,
@@ -277,10 +324,11 @@ set current_step_id = u.step_id,
     quarantine_reason = null
 from unnest(
     $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
-    $8::timestamptz[], $9::jsonb[], $10::text[], $11::int[], $12::timestamptz[]
+    $8::timestamptz[], $9::jsonb[], $10::text[], $11::int[], $12::timestamptz[], $13::timestamptz[],
+    $14::jsonb[]
 ) as u (
     id, step_id, visit, state, status_reason, status_context, suspended_until,
-    wake_at, pending_signals, terminal_reason, transition_count, at
+    wake_at, pending_signals, terminal_reason, transition_count, at, act_at, context
 )
 where r.id = u.id and case when r.ended_at is null then true else false end"#,
         &runs.iter().map(|run| run.id.0).collect::<Vec<_>>(),
@@ -310,11 +358,50 @@ where r.id = u.id and case when r.ended_at is null then true else false end"#,
             .collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.sequence.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.at).collect::<Vec<_>>(),
+        &runs.iter().map(|run| run.act_at).collect::<Vec<_>>() as _,
+        &runs
+            .iter()
+            .map(|run| run.context.clone())
+            .collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?
     .rows_affected();
     ensure_affected("runs::save", runs.len(), written)
+}
+
+/// What the steps of a run may look into.
+#[derive(Debug, Clone)]
+pub struct FactsRow {
+    /// Which run.
+    pub id: RunId,
+    /// What its context holds.
+    pub context: Value,
+    /// What its trigger was given.
+    pub params: Value,
+}
+
+/// What the steps of these runs may look into: a later statement than the one that locked them.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn facts(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<Vec<FactsRow>> {
+    if runs.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_as!(
+        FactsRow,
+        r#"-- runs::facts
+select r.id as "id!: RunId", r.context as "context!", coalesce(e.params, '{}') as "params!"
+from chimeway.workflow_runs r
+left join chimeway.notifications n on n.id = r.notification_id
+left join chimeway.events e on e.id = coalesce(r.event_id, n.event_id)
+where r.id = any($1)"#,
+        runs as _,
+    )
+    .fetch_all(conn)
+    .await?)
 }
 
 /// What a host says of a run by hand, beside its state.
@@ -411,7 +498,7 @@ pub async fn fail(conn: &mut PgConnection, runs: &[RunId], reason: &str) -> Stor
         r#"-- runs::fail
 update chimeway.workflow_runs
 set tries = tries + 1,
-    wake_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end,
+    wake_at = case when tries < 2 then chimeway.now() + interval '1 second' * (tries + 1) end, act_at = null,
     quarantine_reason = case when tries < 2 then null else $2 end
 where id = any($1) and case when ended_at is null then true else false end
 returning tries = 3 as "aside!""#,

@@ -237,8 +237,10 @@ cross join lateral (
 ) anything
 left join lateral (
     select e.params
-    from chimeway.notifications n join chimeway.events e on e.id = n.event_id
-    where n.id = case when w.matches is not null then w.notification_id end
+    from chimeway.workflow_runs r
+    left join chimeway.notifications n on n.id = r.notification_id
+    join chimeway.events e on e.id = coalesce(r.event_id, n.event_id)
+    where r.id = case when w.matches is not null then w.run_id end
 ) host on true
 cross join lateral (
     select s.id, s.event_name, s.occurred_at,

@@ -4,7 +4,7 @@
 //! ```text
 //! chimeway-test-worker --database-url URL --sends FILE [--name NAME] [--queue QUEUE=N]..
 //!     [--lease-ms N] [--send-ms N] [--grace-ms N] [--drain-ms N] [--send-delay-ms N] [--pool N]
-//!     [--no-listen] [--failpoint POINT=ACTION]..
+//!     [--no-listen] [--allow-write TABLE.COLUMN].. [--failpoint POINT=ACTION]..
 //! ```
 //!
 //! `ACTION` is `abort`, `panic` or `pause:FILE` (until the file exists; each arrival writes a line to
@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use chimeway::{
     Chimeway,
     channels::{Channel, Message, Receipt, SendError},
-    flow::{Timing, workers::Workers},
+    flow::{Timing, Writable, workers::Workers},
     queue::QueueName,
 };
 use sqlx::postgres::PgPoolOptions;
@@ -44,6 +44,7 @@ struct Settings {
     drain: Duration,
     pool: u32,
     listens: bool,
+    writable: Vec<Writable>,
     failpoints: Vec<failpoint::Failpoint>,
 }
 
@@ -59,6 +60,7 @@ impl Settings {
             drain: Duration::from_secs(10),
             pool: 8,
             listens: true,
+            writable: vec![],
             failpoints: vec![],
         };
         while let Some(flag) = arguments.next() {
@@ -83,6 +85,7 @@ impl Settings {
                     let queue = QueueName::parse(name).ok_or("no such queue")?;
                     settings.limits.push((queue, limit.parse()?));
                 }
+                "--allow-write" => settings.writable.push(Writable::parse(&value)?),
                 "--failpoint" => settings
                     .failpoints
                     .push(failpoint::Failpoint::parse(&value)?),
@@ -136,6 +139,9 @@ async fn main() -> Fallible<()> {
     for name in ["in_app", "email"] {
         let (file, delay) = (settings.sends.clone(), settings.send_delay);
         builder = builder.channel(name, Sends { file, delay })?;
+    }
+    for one in settings.writable {
+        builder = builder.writable(one);
     }
     let pool = PgPoolOptions::new()
         .max_connections(settings.pool)

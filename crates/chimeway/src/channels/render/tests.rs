@@ -22,6 +22,8 @@ fn message(params: Json) -> Message {
         locale: Some("de-AT".to_owned()),
         time_zone: Some("Europe/Vienna".to_owned()),
         content: None,
+        call: None,
+        context: serde_json::json!({}),
     }
 }
 

@@ -12,7 +12,9 @@ use crate::{
     flow::{
         Core, Dispatcher, FlowError, Recipient, apply,
         check::{check_json, check_key, check_text},
-        definitions, recipients, start,
+        context::{self, Begun},
+        definitions::{self, Loaded},
+        recipients, start,
     },
     ids::{DefinitionId, EventId, WorkflowKey},
     queue::QueueName,
@@ -92,17 +94,31 @@ impl Asked {
         }
     }
 
-    fn starts(&self) -> Vec<start::Start> {
+    const fn definition(&self) -> Option<DefinitionId> {
+        match self.fate {
+            Fate::Stored(definition, _) => Some(definition),
+            Fate::Open | Fate::Already(_) => None,
+        }
+    }
+
+    fn starts(&self, definitions: &Loaded) -> Vec<start::Start> {
         let Fate::Stored(definition, started_at) = self.fate else {
             return vec![];
         };
+        let params = &self.trigger.params;
+        let plan = definitions.get(&definition).map(|it| &it.plan);
+        let begun = plan.map_or_else(Begun::default, |plan| context::of_params(plan, params));
         let start = |recipient: &Recipient| start::Start {
             event: self.event,
             tenant: self.trigger.tenant.as_str().to_owned(),
             definition,
             started_at,
-            recipient: recipient.identity.as_str().to_owned(),
-            kind: recipient.kind.clone(),
+            recipient: Some(start::Recipient {
+                identity: recipient.identity.as_str().to_owned(),
+                kind: recipient.kind.clone(),
+            }),
+            record: None,
+            context: begun.clone(),
         };
         self.recipients.iter().map(start).collect()
     }
@@ -160,13 +176,14 @@ pub(super) async fn begin(
 
     let (expanded, in_line): (Vec<&Asked>, Vec<&Asked>) =
         new().partition(|one| later.contains(&one.event));
-    let starts: Vec<start::Start> = in_line.into_iter().flat_map(Asked::starts).collect();
-    let ids: HashSet<DefinitionId> = starts.iter().map(|start| start.definition).collect();
+    let ids = in_line.iter().filter_map(|one| one.definition());
+    let ids: HashSet<DefinitionId> = ids.collect();
     let loaded = core.definitions.get(conn, ids.iter().copied()).await?;
     if let Some(missing) = ids.iter().find(|id| !loaded.contains_key(id)) {
         return Err(definitions::undecodable(*missing).into());
     }
-    let (made, _) = start::start(conn, &loaded, &starts).await?;
+    let starts = in_line.into_iter().flat_map(|one| one.starts(&loaded));
+    let (made, _) = start::start(conn, &loaded, starts.collect()).await?;
 
     if core.dispatcher == Dispatcher::Queued {
         let mut queues = vec![];

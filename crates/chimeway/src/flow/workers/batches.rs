@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::{
     flow::{
-        Core, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed, route::Route,
+        Core, actions, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed,
+        route::Route,
     },
     queue::{Fetched, QueueName, Slot, Source},
     store::{
@@ -37,6 +38,8 @@ pub(super) enum Kind {
     Runs,
     /// Runs to tell a result.
     Owed,
+    /// Runs whose actions are to be carried out.
+    Actions,
 }
 
 impl Kind {
@@ -46,6 +49,7 @@ impl Kind {
             Self::Events => "events",
             Self::Runs => "runs",
             Self::Owed => "owed",
+            Self::Actions => "actions",
         }
     }
 }
@@ -77,7 +81,7 @@ impl Batches {
             core,
             pool,
             QueueName::Workflows,
-            &[Kind::Events, Kind::Owed, Kind::Runs],
+            &[Kind::Events, Kind::Owed, Kind::Runs, Kind::Actions],
         )
     }
 
@@ -101,6 +105,7 @@ impl Batches {
                     (Kind::Events, due.events),
                     (Kind::Owed, due.owed),
                     (Kind::Runs, due.runs),
+                    (Kind::Actions, due.actions),
                 ]
             }
         })
@@ -118,6 +123,7 @@ impl Batches {
             Kind::Events => batch::take(core, pool, &Expand { core }).await?,
             Kind::Runs => batch::take(core, pool, &Due { core }).await?,
             Kind::Owed => batch::take(core, pool, &Owed { core }).await?,
+            Kind::Actions => return actions::take(core, pool).await,
         };
         Ok(took)
     }

@@ -9,15 +9,19 @@ use super::{WorkflowRun, Workflows, not_found};
 use crate::{
     engine::Noop,
     flow::{
-        FlowError,
+        FlowError, context,
         definitions::undecodable,
         due,
-        progress::{self, Advanced},
+        progress::{self, Acting, Advanced},
         route,
         start::{self, Born},
     },
     ids::{DefinitionId, NotificationId, RunId, SignalId, TenantId},
-    store::{events, run_views, runs, signals},
+    store::{
+        events, run_views,
+        runs::{self, ForRecord},
+        signals,
+    },
 };
 
 /// What asking a run to go on has done.
@@ -115,13 +119,19 @@ impl Workflows {
                 if !loaded.contains_key(&definition) {
                     return Err(not_found("definition", definition, None));
                 }
+                let given = events::given(conn, &[row.event]).await?;
+                let plan = loaded.get(&definition).map(|it| &it.plan);
+                let context = plan.zip(given.first());
+                let context = context.map(|(plan, given)| context::begin(plan, given));
                 let born = Born {
                     event: None,
-                    notification,
+                    notification: Some(notification),
+                    record: given.first().and_then(ForRecord::of),
                     tenant: row.tenant,
                     actor: row.recipient,
                     definition,
                     started_at,
+                    context: context.unwrap_or_default(),
                 };
                 let (made, started) = start::runs_of(conn, &loaded, [born]).await?;
                 self.wake(conn, &made).await?;
@@ -154,7 +164,8 @@ impl Workflows {
             return Ok(Progressed::Noop(Noop::RunNotActive));
         }
         let inputs = due::inputs(self.core(), conn, &rows).await?;
-        let (made, advanced) = progress::advance_each(self.core(), conn, rows, inputs).await?;
+        let (made, advanced) =
+            progress::advance_each(self.core(), conn, rows, inputs, Acting::Later).await?;
         self.wake(conn, &made).await?;
         match advanced.first() {
             Some(advanced) if advanced.moved => Ok(Progressed::Moved),

@@ -1,0 +1,112 @@
+//! The transaction of an action step: one run, its actions, and where it goes then.
+//!
+//! A step that writes a host's tables may wait for a row that a host holds, for a moment. So no other run is
+//! with it in its transaction, and no batch waits for it.
+
+use futures::{StreamExt as _, stream};
+use rand::RngExt as _;
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use super::ground::Ground;
+use crate::{
+    flow::{
+        Core, Point,
+        batch::{self, Took},
+        due,
+        made::{Made, SetAside},
+        progress::{self, Acting},
+    },
+    ids::RunId,
+    queue::QueueName,
+    store::{StoreResult, acting, error::Fault, runs},
+};
+
+/// How many due runs one look takes.
+const BATCH: i64 = 100;
+/// How many of them at a time.
+const AT_ONCE: usize = 4;
+
+/// Carries out the actions of due runs, each in a transaction of its own.
+///
+/// # Errors
+///
+/// Only if the database is away.
+pub(in crate::flow) async fn take(core: &Core, pool: &PgPool) -> StoreResult<Took> {
+    let mut tx = batch::begin(pool).await?;
+    let due = acting::due(&mut tx, BATCH).await?;
+    tx.commit().await?;
+    let each = stream::iter(due).map(|run| one(core, pool, run));
+    let done: Vec<StoreResult<bool>> = each.buffer_unordered(AT_ONCE).collect().await;
+    let mut took = Took::default();
+    for one in done {
+        took.rows += usize::from(one?);
+    }
+    Ok(took)
+}
+
+/// Whether there was something to do.
+async fn one(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<bool> {
+    let error = match carry_out(core, pool, run).await {
+        Ok(None) => return Ok(false),
+        Ok(Some(mut made)) => {
+            core.wake_after(pool, &mut made).await;
+            // What the actions have started and told.
+            core.wakes.of(QueueName::Workflows).now();
+            core.wakes.of(QueueName::Signals).now();
+            return Ok(true);
+        }
+        Err(error) => error,
+    };
+    let mut tx = batch::begin(pool).await?;
+    match error.fault() {
+        Fault::Away => return Err(error),
+        Fault::Conflict => {
+            let jitter = rand::rng().random_range(0.5..1.0);
+            tracing::debug!(run.id = %run, "another session is in the way of actions; they are tried again");
+            acting::defer(&mut tx, &[run], jitter).await?;
+            tx.commit().await?;
+        }
+        Fault::Data => {
+            let reason = error
+                .sqlstate()
+                .unwrap_or_else(|| "inconsistent".to_owned());
+            tracing::error!(run.id = %run, sqlstate = %reason, "the actions of a run failed");
+            let runs = acting::fail(&mut tx, &[run], &reason).await?;
+            tx.commit().await?;
+            let mut made = Made::from(SetAside {
+                runs,
+                ..SetAside::default()
+            });
+            core.wake_after(pool, &mut made).await;
+        }
+    }
+    Ok(true)
+}
+
+async fn carry_out(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<Option<Made>> {
+    let mut tx = batch::begin(pool).await?;
+    let began = Instant::now();
+    let rows = runs::lock(&mut tx, &[run]).await?;
+    let is_due = rows
+        .iter()
+        .any(|row| row.act_at.is_some_and(|at| at <= row.now));
+    if !is_due {
+        // Another worker was faster, or holds it.
+        return Ok(None);
+    }
+    core.reach(Point::ActionsLocked).await;
+    let inputs = due::inputs(core, &mut tx, &rows).await?;
+    let standing = acting::standing(&mut tx, &[run]).await?;
+    let Some(standing) = standing.first() else {
+        return Ok(None);
+    };
+    core.reach(Point::ActionsRead).await;
+    let ground = Ground::of(standing, began);
+    let acting = Acting::Now(&ground);
+    let (made, _) = progress::advance_each(core, &mut tx, rows, inputs, acting).await?;
+    core.reach(Point::BeforeActionsCommit).await;
+    tx.commit().await?;
+    core.reach(Point::AfterActionsCommit).await;
+    Ok(Some(made))
+}
