@@ -32,7 +32,7 @@ const FAR_EVERY: Duration = Duration::from_millis(100);
 const LATE: TimeDelta = TimeDelta::seconds(1);
 /// How long after the first slot of a full channel is free again the next claim comes, where they are not
 /// all free before: a claim for one message costs as much as one for many.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(5);
 /// How long after the database came back leases are left alone: those who held them record first.
 const RECORDERS_FIRST: Duration = Duration::from_secs(3);
 
