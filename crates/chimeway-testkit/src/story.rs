@@ -170,7 +170,7 @@ impl Story {
             workflows.runs,
             workflows.owed,
             workflows.actions,
-            ok(due::deliveries(&mut conn).await),
+            ok(due::deliveries(&mut conn).await).to_claim,
             ok(due::signals(&mut conn).await),
         ];
         let ahead = waits.into_iter().flatten().filter(|wait| !wait.is_zero());

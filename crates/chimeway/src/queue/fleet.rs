@@ -16,9 +16,9 @@ use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    BEYOND_SLOTS, QueueName, Source, Wakes,
+    QueueName, Source, Wakes,
     backend::{Feed, RowBackend, Slotted},
-    listener,
+    beyond, listener,
     schedule::{CronSchedule, Duty, planned},
 };
 use crate::store::StoreError;
@@ -166,7 +166,7 @@ impl Fleet {
             let handler = Arc::clone(&source);
             WorkerBuilder::new(worker_name(&name, queue, restarts).as_str())
                 .backend(RowBackend::new(Arc::clone(&source), feed.clone()))
-                .concurrency(limit.saturating_mul(1 + BEYOND_SLOTS))
+                .concurrency(limit.saturating_add(beyond(limit)))
                 .catch_panic()
                 // A task of its own: a worker that ends does not take its sends along.
                 .parallelize(tokio::spawn)

@@ -31,9 +31,15 @@ use crate::store::StoreResult;
 /// goes wrong.
 pub const LOG_FILTER: &str = "info,apalis=warn,apalis_core=warn";
 
-/// How many jobs may go on without a slot, for each slot, to write down what they did. When there are more,
-/// none is begun: so much was sent at most, and is not known to be, when a process dies.
-pub const BEYOND_SLOTS: usize = 5;
+/// How many jobs may go on without a slot, to write down what they did: five for each slot, up to a hundred;
+/// two for each of very many slots. When there are more, none is begun: so much was sent at most, and is not
+/// known to be, when a process dies.
+#[must_use]
+pub fn beyond(slots: usize) -> usize {
+    slots
+        .saturating_mul(5)
+        .min(slots.saturating_mul(2).max(100))
+}
 
 /// The queues. Their names are NOTIFY payloads and settings: renaming one is a breaking change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,8 +125,7 @@ pub trait Source: Send + Sync + 'static {
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<Self::Job>>;
 
     /// Does one job. Whatever goes wrong is settled in here. Once the slot is dropped another job is
-    /// claimed for it; up to [`BEYOND_SLOTS`] times as many jobs as there are slots may go on without one,
-    /// to write down what they did.
+    /// claimed for it; some jobs ([`beyond`]) may go on without one, to write down what they did.
     async fn handle(&self, job: Self::Job, slot: Slot);
 
     /// Gives back what was claimed and not begun; called once, when the process drains.

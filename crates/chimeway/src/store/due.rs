@@ -18,25 +18,43 @@ fn duration(interval: Option<PgInterval>) -> DueIn {
     })
 }
 
-/// The next delivery to claim.
+/// The next deliveries.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeliveriesDue {
+    /// The next one to claim.
+    pub to_claim: DueIn,
+    /// The next one of all that are not over: one that is claimed is due since it was claimed.
+    pub any: DueIn,
+}
+
+/// The next delivery to claim, and the next of all, in one statement.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn deliveries(conn: &mut PgConnection) -> StoreResult<DueIn> {
-    let next = sqlx::query_scalar!(
+pub async fn deliveries(conn: &mut PgConnection) -> StoreResult<DeliveriesDue> {
+    let row = sqlx::query!(
         r#"-- due::deliveries
-select (
-    select next_attempt_at
-    from chimeway.deliveries
-    where next_attempt_at is not null and status in ('pending', 'failed')
-    order by next_attempt_at
-    limit 1
-) - chimeway.clock()"#
+select
+    (
+        select next_attempt_at
+        from chimeway.deliveries
+        where next_attempt_at is not null and status in ('pending', 'failed')
+        order by next_attempt_at
+        limit 1
+    ) - now as to_claim,
+    (
+        select next_attempt_at from chimeway.deliveries
+        where next_attempt_at is not null order by next_attempt_at limit 1
+    ) - now as any
+from chimeway.clock() as now"#
     )
     .fetch_one(conn)
     .await?;
-    Ok(duration(next))
+    Ok(DeliveriesDue {
+        to_claim: duration(row.to_claim),
+        any: duration(row.any),
+    })
 }
 
 /// The next signal to route.

@@ -21,7 +21,11 @@ use crate::{
         metrics, sweep,
     },
     queue::{Fetched, QueueName, Slot, Source},
-    store::{StoreResult, claims::ClaimRef, due},
+    store::{
+        StoreResult,
+        claims::ClaimRef,
+        due::{self, DeliveriesDue},
+    },
 };
 
 /// How often expired leases, and deliveries whose workers died repeatedly, are looked for.
@@ -62,6 +66,8 @@ struct State {
     full: HashMap<String, Option<Instant>>,
     /// The last claim took all the slots of a channel just now, and nobody has waited for them yet.
     filled_at: Option<Instant>,
+    /// The last look found nothing: the next one asks first, with one statement, whether there is anything.
+    idle: bool,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
     crashes_at: Option<Instant>,
@@ -242,6 +248,17 @@ impl Deliveries {
     }
 
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
+        let idle = std::mem::take(&mut self.state().idle);
+        if idle {
+            let due = self.due().await?;
+            if due.any.is_none_or(|any| any > Duration::ZERO) {
+                self.state().idle = true;
+                return Ok(Fetched {
+                    jobs: vec![],
+                    next_due: due.to_claim,
+                });
+            }
+        }
         let crashes = self.looks_after_crashes();
         if crashes {
             sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
@@ -253,9 +270,14 @@ impl Deliveries {
                 next_due: None,
             });
         }
-        let mut conn = self.pool.acquire().await?;
-        let next_due = due::deliveries(&mut conn).await?;
+        let next_due = self.due().await?.to_claim;
+        self.state().idle = true;
         Ok(Fetched { jobs, next_due })
+    }
+
+    async fn due(&self) -> StoreResult<DeliveriesDue> {
+        let mut conn = self.pool.acquire().await?;
+        due::deliveries(&mut conn).await
     }
 }
 

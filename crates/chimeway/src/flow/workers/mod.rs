@@ -102,7 +102,7 @@ impl Workers {
         // A second fleet of the same handle runs what the first one does.
         let _ = core.runs.set(runs);
         // More than half of those that may wait: the others are sent while these are written down.
-        let enough = limit(QueueName::Delivery).saturating_mul(queue::BEYOND_SLOTS.div_ceil(2));
+        let enough = queue::beyond(limit(QueueName::Delivery)).div_ceil(2) + 1;
         let stage = Stage::start(Arc::clone(&core), self.pool.clone(), enough);
         let delivery = Arc::new(delivery::Deliveries::new(
             Arc::clone(&core),
