@@ -112,7 +112,6 @@ fn read(line: &str) -> (DateTime<Utc>, Input) {
                 action: from.parse().unwrap(),
                 code: code.to_owned(),
                 name: None,
-                name: None,
             }),
         }),
         [outcome, visit, "action", place] => {

@@ -110,10 +110,18 @@ impl ActionError {
             Self::Store(error) => error,
         };
         match (error.fault(), error.sqlstate()) {
-            (Fault::Data, Some(state)) => Ok((word_of(&state), None)),
+            (Fault::Data, Some(state)) if !is_the_servers(&state) => Ok((word_of(&state), None)),
             _ => Err(error),
         }
     }
+}
+
+/// Whether a statement failed for what the server lacked or was told, and not for what it said: a full disk,
+/// a statement that somebody cancelled.
+fn is_the_servers(sqlstate: &str) -> bool {
+    ["53", "57", "58", "XX"]
+        .iter()
+        .any(|class| sqlstate.starts_with(class))
 }
 
 /// What a host's table, or its triggers, said about a write.
