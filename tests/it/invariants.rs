@@ -150,7 +150,28 @@ where r.ended_at is null and r.wake_at is null and r.act_at is null and r.quaran
         select from chimeway.deliveries d
         where d.workflow_run_id = r.id and d.visit = r.visit
             and (d.status in ('pending', 'dispatched', 'failed') or d.progress_owed_at is not null)
+    )
+    and not exists (
+        select from chimeway.approvals a
+        where a.workflow_run_id = r.id and a.visit = r.visit and a.decision is null
     )",
+    ),
+    (
+        "4: an approval is open, and its run does not wait for it",
+        r"
+select a.id || ' visit ' || a.visit || ' of ' || r.visit || ' ' || r.state
+from chimeway.approvals a
+join chimeway.workflow_runs r on r.id = a.workflow_run_id
+where a.decision is null and (r.state <> 'waiting' or r.visit <> a.visit)",
+    ),
+    (
+        "29: a run went on with another decision than was made, or with none",
+        r"
+select t.workflow_run_id || ' visit ' || t.visit || ' ' || (t.context ->> 'workflow_outcome')
+from chimeway.workflow_transitions t
+left join chimeway.approvals a on a.id = t.approval_id and a.workflow_run_id = t.workflow_run_id
+    and a.visit = t.visit
+where t.reason = 'approval_decided' and a.decision is distinct from t.context ->> 'workflow_outcome'",
     ),
     (
         "4: an event or a signal that nothing can move",

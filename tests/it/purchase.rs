@@ -39,6 +39,8 @@ async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order()
     psql(&url, &[], table).expect(0);
     let journey = root().join("journeys/purchase_approval.yaml");
     chimeway(&url, &["workflows", "apply", journey.to_str().unwrap()]).expect(0);
+    let roles = ["roles", "add", "manager", "grace", "--tenant", "org_456"];
+    chimeway(&url, &roles).expect(0);
     let flags = "--allow-write orders.status --allow-write orders.decided_at";
     let worker = Running::worker(&url, flags);
 

@@ -37,6 +37,7 @@ pub mod roles;
 mod route;
 mod start;
 pub mod state_change;
+pub mod steps;
 mod sweep;
 pub mod templates;
 pub mod track;
@@ -65,6 +66,7 @@ pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
 pub use roles::Roles;
 pub use state_change::StateChange;
+pub use steps::{StepCall, StepKind};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
@@ -122,6 +124,7 @@ pub(crate) struct Core {
     pub(crate) channels: Registry,
     pub(crate) known: Known,
     pub(crate) actions: actions::Registry,
+    pub(crate) steps: steps::Registry,
     pub(crate) definitions: definitions::Cache,
     pub(crate) templates: templates::Cache,
     pub(crate) wakes: Wakes,
@@ -167,6 +170,7 @@ pub struct ChimewayBuilder {
     channels: Registry,
     known: Vec<ChannelName>,
     actions: actions::Registry,
+    steps: steps::Registry,
     known_actions: Vec<ActionName>,
     known_steps: Vec<KindName>,
     rendering: Vec<ChannelName>,
@@ -223,6 +227,18 @@ impl ChimewayBuilder {
     /// [`BadName`] if the name is blank or too long.
     pub fn extra_action(mut self, name: &str) -> Result<Self, BadName> {
         self.known_actions.push(ActionName::new(name)?);
+        Ok(self)
+    }
+
+    /// Registers a kind of step under a name; documents may then name it. Replaces one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn step_kind(mut self, name: &str, kind: impl StepKind) -> Result<Self, BadName> {
+        let name = KindName::new(name)?;
+        self.steps.register(&name, Arc::new(kind));
+        self.known_steps.push(name);
         Ok(self)
     }
 
@@ -295,6 +311,7 @@ impl ChimewayBuilder {
                     .with_steps(self.known_steps)
                     .with_actions(self.known_actions),
                 actions: self.actions,
+                steps: self.steps,
                 definitions: definitions::Cache::default(),
                 templates: templates::Cache::default(),
                 wakes: Wakes::default(),
