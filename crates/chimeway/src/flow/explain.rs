@@ -329,6 +329,10 @@ impl Explanation {
 
     /// The place that the run would have needed a value from.
     fn missing(&self) -> String {
+        let reason = self.terminal_reason.as_deref().unwrap_or_default();
+        if !reason.ends_with("missing_path") {
+            return String::new();
+        }
         let name = self.status_context.get("name");
         let name = name.and_then(serde_json::Value::as_str);
         name.map_or_else(String::new, |name| format!(" Nothing stands at `{name}`."))
