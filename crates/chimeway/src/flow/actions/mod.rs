@@ -11,13 +11,16 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use sqlx::{Connection as _, PgConnection};
 
-use super::{Core, moved::Moved};
+use super::{Core, check::check_json, moved::Moved};
 use crate::{
     definition::{Action, StepKind},
     engine::{ActionFailure, Executed, Facts},
     ids::{ActionName, RunId, StepKey, TenantId, Visit, WorkflowKey},
     store::{StoreError, StoreResult},
 };
+
+/// The longest reason for a refusal that is kept, in characters.
+const LONGEST_CODE: usize = 100;
 
 /// An action of a host's own.
 #[async_trait]
@@ -159,7 +162,7 @@ pub(super) async fn perform(
                 all_or_none.rollback().await?;
                 executed.result = Err(ActionFailure {
                     action: index,
-                    code,
+                    code: word(&code),
                 });
                 return Ok(executed);
             }
@@ -168,6 +171,12 @@ pub(super) async fn perform(
     all_or_none.commit().await?;
     executed.result = Ok(added);
     Ok(executed)
+}
+
+/// A code as rows keep it, whatever a host has said.
+fn word(code: &str) -> String {
+    let clean = code.chars().filter(|c| !c.is_control());
+    clean.take(LONGEST_CODE).collect()
 }
 
 fn remember(facts: &mut Facts, more: &Map<String, Value>) {
@@ -205,5 +214,9 @@ async fn one(
         params: &facts.params,
         now,
     };
-    own.perform(conn, &call).await
+    let added = Value::Object(own.perform(conn, &call).await?);
+    match (check_json("the context", &added), added) {
+        (Ok(()), Value::Object(added)) => Ok(added),
+        _ => Err(ActionError::Refused("context_cannot_be_kept".to_owned())),
+    }
 }
