@@ -130,7 +130,55 @@ async fn a_workflow_is_shown_in_both_ways_of_writing_it() {
     story.apply(PURCHASE).await;
     let url = story.db().url();
     let shown = chimeway(&url, &["workflows", "show", "orders", "--format", "rocket"]).expect(0);
-    insta::assert_snapshot!(shown.out, @"");
+    insta::assert_snapshot!(shown.out, @r#"
+    {
+      "name": "orders",
+      "trigger": {
+        "type": "state_change",
+        "entity": "order",
+        "field": "status",
+        "to": "submitted"
+      },
+      "context": {
+        "total": "trigger.record.total"
+      },
+      "steps": [
+        {
+          "id": "large",
+          "type": "condition",
+          "expression": "context.total > 1000",
+          "on_true": {
+            "goto": "ask"
+          },
+          "on_false": "end"
+        },
+        {
+          "id": "ask",
+          "type": "approval",
+          "assignee": {
+            "type": "role",
+            "role": "manager"
+          },
+          "timeout": "72h",
+          "on_approve": {
+            "goto": "tell"
+          },
+          "on_reject": "end"
+        },
+        {
+          "id": "tell",
+          "type": "action",
+          "actions": [
+            {
+              "type": "send_event",
+              "event": "approved"
+            }
+          ],
+          "then": "end"
+        }
+      ]
+    }
+    "#);
     // Either way it is the same workflow again.
     story.apply(&shown.out).await;
     let yaml = chimeway(&url, &["workflows", "show", "orders", "--format", "yaml"]).expect(0);

@@ -297,7 +297,12 @@ join lateral (
 where r.state = 'waiting' and r.quarantine_reason is null and (
     (t.context ->> 'suspended_until')::timestamptz is distinct from r.suspended_until
     or coalesce(t.context -> 'pending_signals', '[]') is distinct from to_jsonb(r.pending_signals)
-    or (r.wake_at is distinct from r.suspended_until and r.cancel_requested_at is null)
+    or (r.wake_at is distinct from r.suspended_until and r.cancel_requested_at is null
+        and not exists (
+            -- Somebody has decided, and a worker is about to look.
+            select from chimeway.approvals a
+            where a.workflow_run_id = r.id and a.visit = r.visit and a.decision is not null
+        ))
 )",
     ),
     (

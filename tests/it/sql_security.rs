@@ -39,9 +39,11 @@ impl Role {
 }
 
 /// What a caller may be allowed to call.
-const CALLABLE: [&str; 6] = [
+const CALLABLE: [&str; 8] = [
+    "approve",
     "cancel",
     "explain",
+    "reject",
     "set_preference",
     "track",
     "trigger",
