@@ -50,6 +50,7 @@ mod workflow_api;
 mod bad_input;
 mod bench;
 mod cli;
+mod cli_approvals;
 mod cli_refusals;
 mod cli_worker;
 mod dev;

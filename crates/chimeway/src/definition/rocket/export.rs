@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::definition::{
-    action,
+    action::{self, Action},
     approval::Assignee,
     duration::IsoDuration,
     step::{Outcome, Step, StepKind, Target, WorkflowPlan},
@@ -88,7 +88,7 @@ fn step(plan: &WorkflowPlan, place: usize, step: &Step) -> Result<Value, Inexpre
             &APPROVAL_WAYS
         }
         StepKind::Action(actions) => {
-            value["actions"] = actions.iter().map(action::written).collect();
+            value["actions"] = actions.iter().map(rocket_action).collect();
             &ACTION_WAYS
         }
         StepKind::Notify(_) | StepKind::Wait(_) | StepKind::Custom(_) => {
@@ -119,6 +119,19 @@ fn step(plan: &WorkflowPlan, place: usize, step: &Step) -> Result<Value, Inexpre
         };
     }
     Ok(value)
+}
+
+/// What only we call by another name is called as Rocket does.
+fn rocket_action(one: &Action) -> Value {
+    let mut value = action::written(one);
+    if let Action::SendSignal { signal, .. } = one {
+        value["type"] = json!("send_event");
+        value["event"] = json!(signal);
+        if let Value::Object(fields) = &mut value {
+            fields.shift_remove("signal");
+        }
+    }
+    value
 }
 
 /// `72h`, `90m`, `45s`.
