@@ -383,6 +383,8 @@ mod tests {
         pool_size = 4 by environment CHIMEWAY_POOL_SIZE
         http = - by default
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
+        extra_steps = - by default
+        extra_actions = - by default
         queues.default = 1 by file FILE
         queues.chimeway_delivery = 20 by default
         queues.chimeway_signals = 3 by environment CHIMEWAY_QUEUES
