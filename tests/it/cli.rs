@@ -225,6 +225,7 @@ async fn a_journey_is_followed_from_the_command_line() {
       "ended_at": null,
       "cancel_requested_at": null,
       "interventions": [],
+      "approvals": [],
       "deliveries": [
         {
           "id": "<id>",
@@ -298,6 +299,7 @@ async fn a_journey_is_followed_from_the_command_line() {
         "context": {},
         "delivery_id": null,
         "signal_id": null,
+        "approval_id": null,
         "inserted_at": "<time>"
       }
     ]

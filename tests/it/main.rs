@@ -7,7 +7,9 @@ mod spine;
 // What a workflow may consist of, and how it is told.
 mod action_locks;
 mod actions;
+mod approvals;
 mod cancel;
+mod conditions;
 mod definitions;
 mod matching;
 mod notify;
@@ -15,7 +17,8 @@ mod outcomes;
 mod preferences;
 mod retry;
 mod signals;
-pub(crate) mod state_changes;
+mod state_change_rows;
+mod state_changes;
 mod wait;
 
 // The behavior of the original, by the numbers of `docs/scenarios.md`.
@@ -26,6 +29,7 @@ mod address_book;
 mod custom_channel;
 mod email;
 mod examples;
+mod extending;
 mod http_channel;
 mod inbox;
 mod progression;
@@ -46,6 +50,7 @@ mod workflow_api;
 mod bad_input;
 mod bench;
 mod cli;
+mod cli_approvals;
 mod cli_refusals;
 mod cli_worker;
 mod dev;

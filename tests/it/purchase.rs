@@ -39,6 +39,8 @@ async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order()
     psql(&url, &[], table).expect(0);
     let journey = root().join("journeys/purchase_approval.yaml");
     chimeway(&url, &["workflows", "apply", journey.to_str().unwrap()]).expect(0);
+    let roles = ["roles", "add", "manager", "grace", "--tenant", "org_456"];
+    chimeway(&url, &roles).expect(0);
     let flags = "--allow-write orders.status --allow-write orders.decided_at";
     let worker = Running::worker(&url, flags);
 
@@ -67,7 +69,16 @@ async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order()
     .await;
     let others = "select string_agg(id || ' ' || status, ', ' order by id) from orders";
     assert_eq!(lines(pool, others).await, "7 approved, 42 approved");
-    insta::assert_snapshot!(lines(pool, HISTORY).await);
+    insta::assert_snapshot!(lines(pool, HISTORY).await, @r"
+    workflow_started is_large
+    step_activated is_large
+    condition_evaluated is_large
+    waiting_for_approval ask_a_manager
+    approval_decided ask_a_manager
+    step_activated approve
+    actions_performed approve
+    workflow_completed approve
+    ");
     audit(pool).await;
     let (status, printed) = worker.told(nix::sys::signal::Signal::SIGTERM).await;
     assert!(status.success(), "{printed:?}");

@@ -142,7 +142,7 @@ async fn it_works_for_a_role_with_few_rights() {
     )
     .expect(0);
     let seen = seen.unwrap();
-    assert_eq!(seen.queues.len(), 5);
+    assert_eq!(seen.queues.len(), 6);
     assert_eq!(
         seen.oldest_transaction_seconds, 0.0,
         "another role's is not shown"

@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use chimeway::{
     Document, FlowError, WorkflowBuilder,
     definition::{Definition, Outcome, To, read_stored},
     engine::{Reason, Run, RunState, StateName, TerminalReason, Transition},
     flow::{
-        Preference,
+        ActionCall, ActionError, ActionKind, Preference,
         workflows::{RunUpdate, Stamp},
     },
     ids::{
@@ -22,8 +23,8 @@ use chimeway::{
 use chimeway_testkit::{Answer, Story};
 use chrono::{DateTime, Utc};
 use rand::{RngExt, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
-use serde_json::{Value, json};
-use sqlx::{Row as _, postgres::PgRow};
+use serde_json::{Map, Value, json};
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
 use crate::{
     invariants::{audit, audit_signals_made_in_time},
@@ -43,7 +44,7 @@ async fn random_journeys_are_what_their_history_says() {
 #[tokio::test]
 async fn heavy_many_random_journeys_are_what_their_history_says() {
     let mut seen = BTreeSet::new();
-    for seed in 100..115 {
+    for seed in 100..125 {
         seen.extend(random_journeys(seed).await);
     }
     // They go everywhere.
@@ -62,7 +63,10 @@ async fn heavy_many_random_journeys_are_what_their_history_says() {
 async fn random_journeys(seed: u64) -> BTreeSet<String> {
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let story = Story::begin(MORNING).await;
+    let story = Story::builder()
+        .with(|builder| builder.action("note", Note).unwrap())
+        .begin(MORNING)
+        .await;
     let mut workflows = vec![];
     while workflows.len() < 6 {
         let key = format!("workflow_{}", workflows.len());
@@ -95,7 +99,7 @@ async fn random_journeys(seed: u64) -> BTreeSet<String> {
 
 async fn something_happens(random: &mut StdRng, story: &Story, workflows: &[String]) {
     let actor = ACTORS.choose(random).unwrap();
-    match random.random_range(0..14) {
+    match random.random_range(0..16) {
         0 | 1 => {
             let workflow = workflows.choose(random).unwrap();
             if random.random_bool(0.3) {
@@ -148,6 +152,7 @@ async fn something_happens(random: &mut StdRng, story: &Story, workflows: &[Stri
         8 | 9 => {
             story.drain().await;
         }
+        14 | 15 => decide(random, story).await,
         10 => {
             let about = match random.random_range(0..3) {
                 0 => Preference::Channel("email".parse().unwrap()),
@@ -166,6 +171,40 @@ async fn something_happens(random: &mut StdRng, story: &Story, workflows: &[Stri
         }
         _ => by_hand(random, story).await,
     }
+}
+
+/// Performs nothing, or refuses: always the same for a run.
+struct Note;
+
+#[async_trait]
+impl ActionKind for Note {
+    async fn perform(
+        &self,
+        _: &mut PgConnection,
+        call: &ActionCall<'_>,
+    ) -> Result<Map<String, Value>, ActionError> {
+        match call.run.0.as_bytes()[15] % 3 {
+            0 => Err(ActionError::Refused("not_this_one".to_owned())),
+            _ => Ok(Map::from_iter([("noted".to_owned(), json!(true))])),
+        }
+    }
+}
+
+/// Somebody decides what some run waits for.
+async fn decide(random: &mut StdRng, story: &Story) {
+    let open = "select workflow_run_id from chimeway.approvals where decision is null order by id offset $1 limit 1";
+    let run: Option<sqlx::types::Uuid> = sqlx::query_scalar(open)
+        .bind(random.random_range(0..5_i64))
+        .fetch_optional(story.pool())
+        .await
+        .unwrap();
+    let by = *["boss", "mallory"].choose(random).unwrap();
+    let say = match random.random_bool(0.5) {
+        true => "select chimeway.approve('org_456', $1, $2)",
+        false => "select chimeway.reject('org_456', $1, $2)",
+    };
+    let said = sqlx::query(say).bind(run).bind(by);
+    said.execute(story.pool()).await.unwrap();
 }
 
 /// Somebody cancels a run, moves one to another step, reads an item, or loses a message's row.
@@ -226,7 +265,9 @@ fn workflow(random: &mut StdRng, key: &str) -> Document {
     let ids: Vec<String> = (0..count).map(|place| format!("step_{place}")).collect();
     let mut builder = WorkflowBuilder::new(key);
     for id in &ids {
-        if random.random_bool(0.5) {
+        if random.random_bool(0.35) {
+            builder = business(random, builder, id, &ids);
+        } else if random.random_bool(0.5) {
             let channel = if random.random_bool(0.5) {
                 "in_app"
             } else {
@@ -267,6 +308,54 @@ fn workflow(random: &mut StdRng, key: &str) -> Document {
         }
     }
     builder.document()
+}
+
+/// A step of a kind of business workflows.
+fn business(
+    random: &mut StdRng,
+    builder: WorkflowBuilder,
+    id: &str,
+    ids: &[String],
+) -> WorkflowBuilder {
+    let (builder, outcomes): (_, &[Outcome]) = match random.random_range(0..3) {
+        0 => {
+            let expressions = [
+                "true",
+                "false",
+                "has(context.noted)",
+                "params.actor_id == 'ada'",
+            ];
+            let expression = *expressions.choose(random).unwrap();
+            (builder.condition(id, expression), &Outcome::CONDITION)
+        }
+        1 => {
+            let timeout = ["PT10S", "PT1H", "P30D"].choose(random).copied();
+            let ends = random.random_bool(0.8);
+            let asked = builder.approval(id, |ask| match timeout {
+                Some(timeout) if ends => ask.user("boss").timeout(timeout),
+                _ => ask.user("boss"),
+            });
+            (asked, &Outcome::APPROVAL)
+        }
+        _ => {
+            let calls = random.random_bool(0.3);
+            let acts = builder.action(id, |work| {
+                let work = work.perform("note", json!({}));
+                if calls {
+                    work.webhook("https://example.com")
+                        .perform("note", json!({}))
+                } else {
+                    work
+                }
+            });
+            (acts, &Outcome::WORK)
+        }
+    };
+    let ways = (0..random.random_range(0..3)).map(|_| *outcomes.choose(random).unwrap());
+    let ways: Vec<Outcome> = ways.collect();
+    ways.into_iter().fold(builder, |builder, outcome| {
+        builder.on(id, outcome, target(random, ids))
+    })
 }
 
 fn target(random: &mut StdRng, ids: &[String]) -> To {
@@ -329,6 +418,7 @@ fn columns(state: &RunState) -> (&'static str, Option<DateTime<Utc>>, Vec<String
             Some(*until),
             stop_on.iter().map(ToString::to_string).collect(),
         ),
+        RunState::AwaitingApproval { until } => (name, *until, vec![]),
         _ => (name, None, vec![]),
     }
 }

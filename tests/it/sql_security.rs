@@ -39,10 +39,12 @@ impl Role {
 }
 
 /// What a caller may be allowed to call.
-const CALLABLE: [&str; 7] = [
+const CALLABLE: [&str; 9] = [
+    "approve",
     "cancel",
     "explain",
     "on_state_change",
+    "reject",
     "set_preference",
     "track",
     "trigger",
@@ -53,7 +55,7 @@ const CALLABLE: [&str; 7] = [
 const API: &str = "
     grant usage on schema chimeway to :role;
     grant execute on function chimeway.trigger, chimeway.track, chimeway.upsert_recipient, chimeway.explain,
-        chimeway.cancel, chimeway.set_preference, chimeway.on_state_change to :role;";
+        chimeway.cancel, chimeway.set_preference, chimeway.approve, chimeway.reject, chimeway.on_state_change to :role;";
 
 #[tokio::test]
 async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {

@@ -7,7 +7,7 @@ use clap::ValueEnum as _;
 use serde_json::Value;
 
 use super::{
-    ConfigError, KEYS, Layer, channel_adapter, column, environment, list, otlp, queue_limit,
+    ConfigError, KEYS, Layer, channel_adapter, column, environment, keys::Key, list, otlp, queue_limit,
 };
 use crate::database::Database;
 
@@ -80,7 +80,9 @@ fn from_sources(
             "queues" => settings.extend(queues(of_file, &in_file, &variable)?),
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
             "otlp" => settings.extend(otlp::settings(of_file, &in_file, &variable)),
-            "extra_channels" => settings.push(extra_channels(of_file, &in_file, &variable)),
+            "extra_channels" | "extra_steps" | "extra_actions" => {
+                settings.push(names(key, of_file, &in_file, &variable));
+            }
             "writable" => settings.push(writable(of_file, &in_file, &variable)?),
             name => {
                 let flag = key
@@ -206,17 +208,19 @@ fn flatten(name: &str, value: &toml::Value, source: &Source, into: &mut Vec<Sett
     }
 }
 
-fn extra_channels(
+/// A list of names; what the file and the environment say counts together.
+fn names(
+    key: &Key,
     of_file: Option<&toml::Value>,
     in_file: &Source,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Setting {
-    const VARIABLE: &str = "CHIMEWAY_EXTRA_CHANNELS";
+    let named = key.variable.unwrap_or_default();
     let of_file: Vec<Value> = of_file
         .and_then(toml::Value::as_array)
         .map(|names| names.iter().map(json).collect())
         .unwrap_or_default();
-    let text = variable(VARIABLE).unwrap_or_default();
+    let text = variable(named).unwrap_or_default();
     let of_variable: Vec<Value> = text
         .split(',')
         .map(str::trim)
@@ -226,15 +230,15 @@ fn extra_channels(
     let source = match (of_file.is_empty(), of_variable.is_empty()) {
         (true, true) => Source::Default,
         (false, true) => in_file.clone(),
-        (true, false) => Source::Environment(VARIABLE),
+        (true, false) => Source::Environment(named),
         (false, false) => Source::Both(
             Box::new(in_file.clone()),
-            Box::new(Source::Environment(VARIABLE)),
+            Box::new(Source::Environment(named)),
         ),
     };
     let names = [of_file, of_variable].concat();
     Setting {
-        name: "extra_channels".to_owned(),
+        name: key.name.to_owned(),
         value: (!names.is_empty()).then(|| Value::from(names)),
         source,
     }
@@ -380,6 +384,8 @@ mod tests {
         pool_size = 4 by environment CHIMEWAY_POOL_SIZE
         http = - by default
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
+        extra_steps = - by default
+        extra_actions = - by default
         queues.default = 1 by file FILE
         queues.chimeway_delivery = 20 by default
         queues.chimeway_signals = 3 by environment CHIMEWAY_QUEUES

@@ -6,6 +6,9 @@
 //!
 //! Must not: read a clock, make an id, draw a random number, know about rows.
 //!
+//! `wait.rs`, `notify.rs`, `condition.rs`, `approval.rs` and `action.rs` each say how steps of that kind are
+//! entered and left; a host's own kinds are like messages.
+//!
 //! To add a step kind: 1. its variant in [`crate::definition::step::StepKind`]; 2. a file here with
 //! how it is entered and left; 3. its arrows in [`decide`]; 4. its inputs in `input.rs`; 5. its arm in
 //! `tests.rs`, which plays random inputs.

@@ -178,7 +178,7 @@ mod tests {
             .plan
     }
 
-    fn begun(context: Value, record: Value) -> Begun {
+    fn begun(context: Value, record: &Value) -> Begun {
         let given = Given {
             event: EventId::fresh(),
             params: Kept::Read(json!({ "record_id": "42", "record": record })),
@@ -207,7 +207,7 @@ mod tests {
             (json!({ "all": "trigger.record" }), json!({ "all": record })),
         ];
         for (context, expected) in table {
-            let begun = begun(context.clone(), record.clone());
+            let begun = begun(context.clone(), &record);
             assert_eq!(begun.problem(), None, "{context}");
             assert_eq!(begun.into_value(), expected, "{context}");
         }
@@ -236,7 +236,7 @@ mod tests {
             (json!({}), "context_too_large", None),
         ];
         for (context, code, path) in table {
-            let begun = begun(context.clone(), record.clone());
+            let begun = begun(context.clone(), &record);
             let problem = begun
                 .problem()
                 .map(|problem| (problem.code(), problem.path()));
@@ -249,7 +249,7 @@ mod tests {
     fn a_mapping_says_who_the_run_is_for() {
         let record = json!({ "buyer": "ada", "number": 7, "list": [] });
         let who = |from: &str| {
-            let begun = begun(json!({ "actor_id": from }), record.clone());
+            let begun = begun(json!({ "actor_id": from }), &record);
             (begun.actor(), begun.problem().map(Unbegun::code))
         };
         assert_eq!(who("record.buyer"), (Some("ada".to_owned()), None));

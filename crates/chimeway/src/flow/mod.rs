@@ -38,6 +38,7 @@ mod route;
 pub mod spans;
 mod start;
 pub mod state_change;
+pub mod steps;
 mod sweep;
 pub mod templates;
 pub mod track;
@@ -67,6 +68,7 @@ pub use recipients::{Recipient, Recipients, StoredRecipient};
 pub use roles::Roles;
 pub use spans::{Span, SpanSink};
 pub use state_change::StateChange;
+pub use steps::{StepCall, StepKind};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
@@ -124,6 +126,7 @@ pub(crate) struct Core {
     pub(crate) channels: Registry,
     pub(crate) known: Known,
     pub(crate) actions: actions::Registry,
+    pub(crate) steps: steps::Registry,
     pub(crate) definitions: definitions::Cache,
     pub(crate) templates: templates::Cache,
     pub(crate) wakes: Wakes,
@@ -170,6 +173,7 @@ pub struct ChimewayBuilder {
     channels: Registry,
     known: Vec<ChannelName>,
     actions: actions::Registry,
+    steps: steps::Registry,
     known_actions: Vec<ActionName>,
     known_steps: Vec<KindName>,
     rendering: Vec<ChannelName>,
@@ -227,6 +231,18 @@ impl ChimewayBuilder {
     /// [`BadName`] if the name is blank or too long.
     pub fn extra_action(mut self, name: &str) -> Result<Self, BadName> {
         self.known_actions.push(ActionName::new(name)?);
+        Ok(self)
+    }
+
+    /// Registers a kind of step under a name; documents may then name it. Replaces one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn step_kind(mut self, name: &str, kind: impl StepKind) -> Result<Self, BadName> {
+        let name = KindName::new(name)?;
+        self.steps.register(&name, Arc::new(kind));
+        self.known_steps.push(name);
         Ok(self)
     }
 
@@ -306,6 +322,7 @@ impl ChimewayBuilder {
                     .with_steps(self.known_steps)
                     .with_actions(self.known_actions),
                 actions: self.actions,
+                steps: self.steps,
                 definitions: definitions::Cache::default(),
                 templates: templates::Cache::default(),
                 wakes: Wakes::default(),

@@ -7,7 +7,8 @@ use sqlx::PgConnection;
 use super::StoreResult;
 use crate::ids::RunId;
 
-/// Runs whose actions are due, earliest first: neither locked nor looked at.
+/// Runs whose actions are due, earliest first, without those that another session holds: they would only
+/// stand before the others. Each is locked again by the transaction that carries its actions out.
 ///
 /// # Errors
 ///
@@ -19,7 +20,8 @@ select id as "id: RunId"
 from chimeway.workflow_runs
 where act_at is not null and act_at <= (select chimeway.now())
 order by act_at
-limit $1"#,
+limit $1
+for no key update skip locked"#,
         limit,
     )
     .fetch_all(conn)

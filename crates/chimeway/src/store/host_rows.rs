@@ -108,6 +108,17 @@ fn text(column: &HostColumn, value: &Value) -> Option<String> {
     }
 }
 
+fn quoted_or_null(column: Option<&HostColumn>) -> String {
+    column.map_or_else(|| "null".to_owned(), |column| column.quoted.clone())
+}
+
+fn row_of(names: &[&str], places: &[String]) -> String {
+    match names {
+        [] => "default values".to_owned(),
+        names => format!("({}) values ({})", names.join(", "), places.join(", ")),
+    }
+}
+
 /// Writes one field of one row; how many rows there were to write. The tenant is part of the condition
 /// where it is given and the table has that column.
 ///
@@ -133,15 +144,15 @@ pub async fn set_field(
         conditions.push(statement.equals(column, tenant));
     }
     let conditions = conditions.join(" and ");
-    let sql = format!(
-        "-- host_rows::set_field\nupdate {relation} set {} = {value} where {conditions}",
-        field.quoted,
-    );
-    let done = sqlx::query(AssertSqlSafe(sql))
-        .bind(statement.parameters)
-        .persistent(false)
-        .execute(conn)
-        .await?;
+    let assigned = format!("{} = {value}", field.quoted);
+    let done = sqlx::query(AssertSqlSafe(format!(
+        r#"-- host_rows::set_field
+update {relation} set {assigned} where {conditions}"#
+    )))
+    .bind(statement.parameters)
+    .persistent(false)
+    .execute(conn)
+    .await?;
     Ok(Some(done.rows_affected()))
 }
 
@@ -169,18 +180,16 @@ pub async fn insert(
         names.push(column.quoted.as_str());
         places.push(statement.value(column, value));
     }
-    let key = table.column(key);
-    let key = key.map_or_else(|| "null".to_owned(), |key| key.quoted.clone());
+    let key = quoted_or_null(table.column(key));
     let relation = &table.relation;
-    let row = match names.is_empty() {
-        true => "default values".to_owned(),
-        false => format!("({}) values ({})", names.join(", "), places.join(", ")),
-    };
-    let sql = format!("-- host_rows::insert\ninsert into {relation} {row} returning ({key})::text");
-    let inserted = sqlx::query(AssertSqlSafe(sql))
-        .bind(statement.parameters)
-        .persistent(false)
-        .fetch_one(conn)
-        .await?;
+    let row = row_of(&names, &places);
+    let inserted = sqlx::query(AssertSqlSafe(format!(
+        r#"-- host_rows::insert
+insert into {relation} {row} returning ({key})::text"#
+    )))
+    .bind(statement.parameters)
+    .persistent(false)
+    .fetch_one(conn)
+    .await?;
     Ok(Some(inserted.try_get(0)?))
 }

@@ -38,6 +38,17 @@ use writable::Allowed;
 /// An action of a host's own.
 #[async_trait]
 pub trait ActionKind: Send + Sync + 'static {
+    /// What is wrong with the settings that a document gives such an action: looked at when it is applied,
+    /// and so without any run. Takes everything unless told otherwise.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and how to mend it, on one line.
+    fn check(&self, settings: &Map<String, Value>) -> Result<(), String> {
+        let _ = settings;
+        Ok(())
+    }
+
     /// Performs the action in the transaction of its run, and says what to add to the run's context.
     ///
     /// What it writes over `conn` commits together with the run's going on. It may be called again after
@@ -110,10 +121,18 @@ impl ActionError {
             Self::Store(error) => error,
         };
         match (error.fault(), error.sqlstate()) {
-            (Fault::Data, Some(state)) => Ok((word_of(&state), None)),
+            (Fault::Data, Some(state)) if !is_the_servers(&state) => Ok((word_of(&state), None)),
             _ => Err(error),
         }
     }
+}
+
+/// Whether a statement failed for what the server lacked or was told, and not for what it said: a full disk,
+/// a statement that somebody cancelled.
+fn is_the_servers(sqlstate: &str) -> bool {
+    ["53", "57", "58", "XX"]
+        .iter()
+        .any(|class| sqlstate.starts_with(class))
 }
 
 /// What a host's table, or its triggers, said about a write.
@@ -136,6 +155,10 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    pub(super) fn get(&self, name: &ActionName) -> Option<&Arc<dyn ActionKind>> {
+        self.known.get(name)
+    }
+
     pub(super) fn register(&mut self, name: &ActionName, action: Arc<dyn ActionKind>) {
         self.known.insert(name.clone(), action);
     }

@@ -12,10 +12,13 @@ use super::{
 use crate::{
     definition::{Action, StepKind},
     engine::{ActionFailure, Executed, Facts, Run},
-    flow::{Core, Point, moved::Moved},
+    flow::{Core, Point, check::check_json, moved::Moved},
     ids::{ActorId, TenantId},
     store::{StoreError, StoreResult, acting},
 };
+
+/// The longest reason for a refusal that is kept, in characters.
+const LONGEST_CODE: usize = 100;
 
 /// One action that is to be performed, of a built-in kind.
 pub(super) struct Doing<'a> {
@@ -63,7 +66,7 @@ pub(in crate::flow) async fn perform(
     let failed = |action, code: &str, name| {
         Err(ActionFailure {
             action,
-            code: code.to_owned(),
+            code: word(code),
             name,
         })
     };
@@ -167,7 +170,7 @@ async fn one(
         Action::Custom { kind, settings } => (kind, settings),
     };
     let run = doing.run;
-    let Some(own) = core.actions.known.get(kind) else {
+    let Some(own) = core.actions.get(kind) else {
         tracing::warn!(run.id = %run.id, action = %kind, "this worker has no such action");
         return Err(ActionError::Refused("unknown_action".to_owned()));
     };
@@ -183,5 +186,15 @@ async fn one(
         params: &doing.facts.params,
         now: doing.now,
     };
-    own.perform(conn, &call).await
+    let added = Value::Object(own.perform(conn, &call).await?);
+    match (check_json("the context", &added), added) {
+        (Ok(()), Value::Object(added)) => Ok(added),
+        _ => Err(ActionError::Refused("context_cannot_be_kept".to_owned())),
+    }
+}
+
+/// A code as rows keep it, whatever a host has said.
+fn word(code: &str) -> String {
+    let clean = code.chars().filter(|c| !c.is_control());
+    clean.take(LONGEST_CODE).collect()
 }
