@@ -54,7 +54,7 @@ const CALLABLE: [&str; 8] = [
 const API: &str = "
     grant usage on schema chimeway to :role;
     grant execute on function chimeway.trigger, chimeway.track, chimeway.upsert_recipient, chimeway.explain,
-        chimeway.cancel, chimeway.set_preference to :role;";
+        chimeway.cancel, chimeway.set_preference, chimeway.approve, chimeway.reject to :role;";
 
 #[tokio::test]
 async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
