@@ -35,7 +35,9 @@ pub mod schema;
 pub mod settings;
 pub mod signals;
 pub mod templates;
+pub mod tokens;
 pub mod transitions;
+pub mod workflow_rows;
 pub mod workflows;
 
 pub use error::{StoreError, StoreResult};
