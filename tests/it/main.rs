@@ -23,6 +23,7 @@ mod address_book;
 mod custom_channel;
 mod email;
 mod examples;
+mod http_api;
 mod http_channel;
 mod inbox;
 mod progression;

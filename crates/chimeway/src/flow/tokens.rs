@@ -158,13 +158,11 @@ impl TryFrom<StoredToken> for Bearer {
 }
 
 fn written(random: [u8; 32]) -> String {
-    random
-        .iter()
-        .fold(PREFIX.to_owned(), |mut text, byte| {
-            // Writing to a string never fails.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    random.iter().fold(PREFIX.to_owned(), |mut text, byte| {
+        // Writing to a string never fails.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn hash(token: &str) -> [u8; 32] {

@@ -51,10 +51,22 @@ select u.id, u.hash, u.subject, u.tenant, u.acts_for_others, chimeway.now()
 from unnest($1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::boolean[])
     as u (id, hash, subject, tenant, acts_for_others)"#,
         &tokens.iter().map(|token| token.id.0).collect::<Vec<_>>(),
-        &tokens.iter().map(|token| token.hash.to_vec()).collect::<Vec<_>>(),
-        &tokens.iter().map(|token| token.subject.clone()).collect::<Vec<_>>(),
-        &tokens.iter().map(|token| token.tenant.clone()).collect::<Vec<_>>() as _,
-        &tokens.iter().map(|token| token.acts_for_others).collect::<Vec<_>>(),
+        &tokens
+            .iter()
+            .map(|token| token.hash.to_vec())
+            .collect::<Vec<_>>(),
+        &tokens
+            .iter()
+            .map(|token| token.subject.clone())
+            .collect::<Vec<_>>(),
+        &tokens
+            .iter()
+            .map(|token| token.tenant.clone())
+            .collect::<Vec<_>>() as _,
+        &tokens
+            .iter()
+            .map(|token| token.acts_for_others)
+            .collect::<Vec<_>>(),
     )
     .execute(conn)
     .await?;

@@ -125,7 +125,9 @@ impl Workflows {
                     found: checked.plan.key.to_string(),
                     expected: known.key.clone(),
                 },
-                hint: Some("a workflow keeps its key; make another workflow for another key".into()),
+                hint: Some(
+                    "a workflow keeps its key; make another workflow for another key".into(),
+                ),
             }]));
         }
         // Held from here on: it is not retired before the caller commits.
