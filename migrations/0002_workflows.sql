@@ -54,7 +54,7 @@ comment on column chimeway.workflow_steps.id is 'Time-ordered id';
 comment on column chimeway.workflow_steps.workflow_definition_id is 'Of which definition';
 comment on column chimeway.workflow_steps.step_key is 'What it is called in its document';
 comment on column chimeway.workflow_steps.step_order is 'Its place: 1, 2, 3 ...';
-comment on column chimeway.workflow_steps.kind is 'notify or wait';
+comment on column chimeway.workflow_steps.kind is 'notify, wait, condition, approval, action, or a kind that a host has registered';
 comment on column chimeway.workflow_steps.channel is 'The channel of a notify step';
 comment on column chimeway.workflow_steps.config is 'The step as it stands in the document';
 

@@ -25,7 +25,7 @@ create table chimeway.workflow_runs (
     constraint workflow_runs_ended check ((state in ('completed', 'stopped', 'failed')) = (ended_at is not null)),
     constraint workflow_runs_terminal_reason check ((ended_at is null) = (terminal_reason is null)),
     constraint workflow_runs_terminal_sleeps check (ended_at is null or wake_at is null),
-    constraint workflow_runs_waiting check (state <> 'waiting' or suspended_until is not null)
+    constraint workflow_runs_listening check (suspended_until is not null or pending_signals = '{}')
 ) with (fillfactor = 70);
 comment on table chimeway.workflow_runs is 'The State Spine: one row says where a run is and why';
 comment on column chimeway.workflow_runs.id is 'Time-ordered id';
@@ -34,8 +34,8 @@ comment on column chimeway.workflow_runs.workflow_definition_id is 'The version 
 comment on column chimeway.workflow_runs.current_step_id is 'The step it is in, or ended in';
 comment on column chimeway.workflow_runs.started_at is 'The instant of the trigger; a signal from then on counts';
 comment on column chimeway.workflow_runs.last_transition_at is 'When its history last grew';
-comment on column chimeway.workflow_runs.wake_at is 'When a worker is to look at it: a wait''s end, a step to enter; null: nothing is due';
-comment on column chimeway.workflow_runs.suspended_until is 'When the current wait ends by itself';
+comment on column chimeway.workflow_runs.wake_at is 'When a worker is to look at it: a wait''s end, a decision, a step to enter; null: nothing is due';
+comment on column chimeway.workflow_runs.suspended_until is 'When the current wait, or the time of an approval, ends by itself; null: it does not';
 comment on column chimeway.workflow_runs.ended_at is 'When it ended; null: it is live';
 comment on column chimeway.workflow_runs.cancel_requested_at is
     'When somebody asked for its end: nothing more is sent for it, and a worker ends it; interventions has who and why';

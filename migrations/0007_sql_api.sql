@@ -503,11 +503,14 @@ $$;
 comment on function chimeway.cancel(text, uuid, text) is
     'Asks for the end of a run, in the caller''s transaction: once that has committed nothing more is sent for it, but what a worker was sending already, and a worker ends it. False where that tenant has no such live run, or it was cancelled before';
 
+-- plpgsql, so that it may name tables of later migrations.
 create function chimeway.explain(tenant_id text, run_id uuid) returns jsonb
-language sql stable security definer
+language plpgsql stable security definer
 set search_path = pg_catalog, chimeway, pg_temp
 as $$
-    select jsonb_build_object(
+#variable_conflict use_column
+begin
+    return (select jsonb_build_object(
         'id', r.id,
         'tenant_id', r.tenant_id,
         'workflow', d.workflow_key,
@@ -535,6 +538,16 @@ as $$
             )
         ), '[]'::jsonb),
         'now', chimeway.now(),
+        'approvals', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                'id', a.id, 'step', p.step_key, 'visit', a.visit, 'assignee_kind', a.assignee_kind,
+                'assignee', a.assignee, 'opened_at', a.opened_at, 'deadline', a.deadline,
+                'decision', a.decision, 'decided_by', a.decided_by, 'decided_at', a.decided_at
+            ) order by a.visit)
+            from chimeway.approvals a
+            left join chimeway.workflow_steps p on p.id = a.workflow_step_id
+            where a.workflow_run_id = r.id
+        ), '[]'::jsonb),
         'deliveries', coalesce((
             select jsonb_agg(jsonb_build_object(
                 'id', v.id,
@@ -561,7 +574,8 @@ as $$
     from chimeway.workflow_runs r
     left join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
     left join chimeway.workflow_steps s on s.id = r.current_step_id
-    where r.id = explain.run_id and r.tenant_id = explain.tenant_id
+    where r.id = explain.run_id and r.tenant_id = explain.tenant_id);
+end
 $$;
 comment on function chimeway.explain(text, uuid) is
     'Where a run is and why, as facts; null where that tenant has no such run';

@@ -14,7 +14,9 @@ use chimeway::{
         Preference,
         workflows::{RunUpdate, Stamp},
     },
-    ids::{DefinitionId, DeliveryId, RunId, SignalId, SignalName, StepId, Version, Visit},
+    ids::{
+        ApprovalId, DefinitionId, DeliveryId, RunId, SignalId, SignalName, StepId, Version, Visit,
+    },
     store::workflows,
 };
 use chimeway_testkit::{Answer, Story};
@@ -386,6 +388,11 @@ fn transition(
     let to = match StateName::parse(row.get("to_state")).unwrap() {
         StateName::Active => RunState::Active,
         StateName::Completed => RunState::Completed,
+        StateName::Waiting if reason == Reason::WaitingForApproval => RunState::AwaitingApproval {
+            until: context["suspended_until"]
+                .as_str()
+                .map(|until| until.parse().unwrap()),
+        },
         StateName::Waiting => RunState::Waiting {
             until: context["suspended_until"]
                 .as_str()
@@ -398,7 +405,10 @@ fn transition(
             RunState::Stopped(TerminalReason::Cancelled)
         }
         StateName::Stopped => RunState::Stopped(stopped_by(before, facts_before, &context)),
-        StateName::Failed => panic!("nothing fails a run"),
+        StateName::Failed => {
+            let code = context["error"].as_str().unwrap();
+            RunState::Failed(TerminalReason::Failed(code.to_owned()))
+        }
     };
     Transition {
         step: definition
@@ -410,6 +420,7 @@ fn transition(
         reason,
         delivery: row.get::<Option<_>, _>("delivery_id").map(DeliveryId),
         signal: row.get::<Option<_>, _>("signal_id").map(SignalId),
+        approval: row.get::<Option<_>, _>("approval_id").map(ApprovalId),
         context: context.as_object().unwrap().clone(),
     }
 }
@@ -421,6 +432,12 @@ fn stopped_by(before: &Run, facts_before: &Value, facts: &Value) -> TerminalReas
     }
     match before.status_reason.as_ref() {
         "reactivated_from_wait" => TerminalReason::Outcome(Outcome::Elapsed),
+        "approval_decided" | "condition_evaluated" => {
+            let outcome = facts_before["workflow_outcome"].as_str().unwrap();
+            TerminalReason::Outcome(Outcome::parse(outcome).unwrap())
+        }
+        "actions_performed" => TerminalReason::Outcome(Outcome::Succeeded),
+        "action_failed" => TerminalReason::Outcome(Outcome::Failed),
         "signal_received" => {
             let name = facts_before["event_name"].as_str().unwrap();
             TerminalReason::StopCondition(SignalName::new(name).unwrap())

@@ -66,6 +66,8 @@ define_id! {
     DeliveryId
     /// Something an actor did, told to us from outside.
     SignalId
+    /// A decision that a person is asked for, by a visit of an approval step.
+    ApprovalId
     /// A token of the HTTP API: names it, and does not open anything.
     TokenId
 }
@@ -172,6 +174,16 @@ define_name! {
     RenderKey: "the render key"
     /// What an actor did: `notification_read`.
     SignalName: "the signal name"
+    /// What members of a tenant may be asked for decisions as: `manager`.
+    RoleName: "the role"
+    /// Which kind of record a change is of: `order`, or the name of a table.
+    EntityName: "the entity"
+    /// Which field of a record: `status`.
+    FieldName: "the field"
+    /// What kind of action a step performs: `set_field`, or a host's own.
+    ActionName: "the action"
+    /// What kind of step a host has registered.
+    KindName: "the step kind"
     /// Whose data this is. Nothing crosses from one tenant to another.
     TenantId: "the tenant"
     /// Who does something and who receives something, in the host's own words: `user_123`.

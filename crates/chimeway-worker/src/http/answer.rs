@@ -38,11 +38,11 @@ impl<T: Serialize> IntoResponse for Created<T> {
     }
 }
 
-/// 200 with a part of a list, newest first.
+/// 200 with a part of a list.
 #[derive(Serialize)]
 pub(super) struct Page<T> {
     data: Vec<T>,
-    /// Given as `before`, it brings the part after this one; null at the end.
+    /// Given as `before` (as `after` where the oldest come first), it brings the next part; null at the end.
     next: Option<String>,
 }
 

@@ -19,7 +19,8 @@ use sqlx::{PgPool, Postgres, Transaction, pool::PoolConnection};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    extract::LARGEST_BODY, inbox, openapi, refusal::Refusal, runs, signals, triggers, workflows,
+    approvals, extract::LARGEST_BODY, inbox, openapi, refusal::Refusal, runs, signals, triggers,
+    workflows,
 };
 
 /// How long a request may take, with the reading of its body.
@@ -80,6 +81,7 @@ ways_to_ask! {
 pub(super) fn routes() -> Vec<Route> {
     [
         workflows::routes(),
+        approvals::routes(),
         runs::routes(),
         triggers::routes(),
         signals::routes(),

@@ -7,6 +7,7 @@
 
 mod answer;
 mod api;
+mod approvals;
 mod caller;
 mod document;
 mod extract;

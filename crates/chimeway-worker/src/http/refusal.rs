@@ -18,7 +18,7 @@ use chimeway::{
     store::{StoreError, error::Fault},
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::error::causes;
 
@@ -41,6 +41,9 @@ pub(super) struct Detail {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    /// What else is known of it.
+    #[serde(flatten)]
+    facts: Map<String, Value>,
 }
 
 impl From<&DefinitionError> for Detail {
@@ -50,6 +53,7 @@ impl From<&DefinitionError> for Detail {
             rule: mistake.problem.code().to_owned(),
             message: mistake.problem.to_string(),
             hint: mistake.hint.clone(),
+            facts: Map::new(),
         }
     }
 }
@@ -70,7 +74,17 @@ impl Refusal {
             rule: rule.to_owned(),
             message: self.message.clone(),
             hint: None,
+            facts: Map::new(),
         });
+        self
+    }
+
+    /// Tells more of what is wrong, for programs.
+    pub(super) fn knowing<const N: usize>(mut self, facts: [(&str, Value); N]) -> Self {
+        if let Some(detail) = self.details.first_mut() {
+            let facts = facts.map(|(name, value)| (name.to_owned(), value));
+            detail.facts.extend(facts);
+        }
         self
     }
 

@@ -118,7 +118,7 @@ impl Run {
 }
 
 /// The same for another tenant's run as for none.
-fn no_run(tenant: &TenantId, run: RunId) -> Refusal {
+pub(super) fn no_run(tenant: &TenantId, run: RunId) -> Refusal {
     Refusal::not_found(format!("the tenant `{tenant}` has no run {run}"))
 }
 

@@ -5,7 +5,11 @@ use std::fmt::{self, Write as _};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::step::{Expected, Match, Step, StepKind, StopCondition, Target, WorkflowPlan};
+use super::{
+    action, approval,
+    step::{Expected, Match, Step, StepKind, StopCondition, Target, WorkflowPlan},
+    trigger,
+};
 
 /// SHA-256 of the canonical form, as 64 lower-case hexadecimal digits: equal content, equal hash,
 /// however it was written.
@@ -41,12 +45,20 @@ pub(super) fn canonical(plan: &WorkflowPlan) -> Value {
         "key": plan.key,
         "steps": plan.steps.iter().map(step).collect::<Vec<_>>(),
     });
+    if let Some(change) = &plan.trigger {
+        value["trigger"] = trigger::written(change);
+    }
+    if !plan.context.is_empty() {
+        let sources = plan.context.iter();
+        let sources = sources.map(|(name, source)| (name.clone(), json!(source.to_string())));
+        value["context"] = Value::Object(sources.collect());
+    }
     value.sort_all_objects();
     value
 }
 
 fn step(step: &Step) -> Value {
-    let mut value = json!({ "id": step.key, "action": action(step) });
+    let mut value = json!({ "id": step.key, "action": kind(step) });
     if !step.on_outcome.is_empty() {
         let entries = step.on_outcome.iter();
         let entries = entries.map(|(outcome, to)| (outcome.as_str().to_owned(), target(to)));
@@ -55,7 +67,7 @@ fn step(step: &Step) -> Value {
     value
 }
 
-fn action(step: &Step) -> Value {
+fn kind(step: &Step) -> Value {
     match &step.kind {
         StepKind::Notify(notify) => {
             let mut value = json!({ "type": step.kind.name(), "channel": notify.channel });
@@ -78,6 +90,26 @@ fn action(step: &Step) -> Value {
                 value["stop_conditions"] = conditions.collect();
             }
             value
+        }
+        StepKind::Condition(condition) => {
+            json!({ "type": step.kind.name(), "expression": condition.expression.as_str() })
+        }
+        StepKind::Approval(approval) => {
+            let assignee = approval::written(&approval.assignee);
+            let mut value = json!({ "type": step.kind.name(), "assignee": assignee });
+            if let Some(timeout) = approval.timeout {
+                value["timeout"] = json!(timeout.to_string());
+            }
+            value
+        }
+        StepKind::Action(actions) => {
+            let actions: Value = actions.iter().map(action::written).collect();
+            json!({ "type": step.kind.name(), "actions": actions })
+        }
+        StepKind::Custom(custom) => {
+            let mut value = custom.settings.clone();
+            value.insert("type".to_owned(), json!(custom.kind));
+            Value::Object(value)
         }
     }
 }

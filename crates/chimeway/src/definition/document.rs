@@ -112,12 +112,13 @@ impl Document {
         &self.value
     }
 
-    /// The workflow's key as the document gives it: unchecked, and in either way of writing one.
+    /// The workflow's key as the document gives it: unchecked, and in any way of writing one.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         let text = |key| self.value.get(key).and_then(Value::as_str);
         // The rule dialect trims its names.
-        text("key").or_else(|| text("workflow_key").map(str::trim))
+        let key = text("key").or_else(|| text("workflow_key").map(str::trim));
+        key.or_else(|| text("name"))
     }
 
     /// The version the document gives itself, if it gives one and it is a version.

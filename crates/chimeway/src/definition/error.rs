@@ -6,6 +6,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::{
     duration::{BadDuration, IsoDuration},
+    expression::BadExpression,
     step::Outcome,
 };
 use crate::ids::BadName;
@@ -86,6 +87,8 @@ pub enum Problem {
     UnfitFallback,
     #[error("`on` and `on_outcome` mean the same and stand side by side")]
     BothSpellings,
+    #[error("`{found}` and `{other}` mean the same and stand side by side")]
+    TwoSpellings { found: String, other: String },
     #[error("unknown outcome `{found}`")]
     UnknownOutcome { found: String },
     #[error("a {kind} step never ends with `{outcome}`")]
@@ -129,6 +132,32 @@ pub enum Problem {
     TooManyCancelSignals { found: usize, limit: usize },
     #[error("the wait of this rule is the step `{id}`, and that name is taken by {first}")]
     WaitKeyTaken { id: String, first: String },
+    #[error("the expression `{text}` {reason}")]
+    BadExpression { text: String, reason: BadExpression },
+    #[error("an approval has one assignee, found {found}")]
+    BadAssignee { found: String },
+    #[error("`{found}` is not a place in the run's context")]
+    BadContextPath { found: String },
+    #[error("unknown type of trigger `{found}`")]
+    UnknownTrigger { found: String },
+    #[error("`{found}` is not a place that a context can be taken from")]
+    BadSource { found: String },
+    #[error("`{found}` is of a record, and no change of a record starts this workflow")]
+    NoRecord { found: String },
+    #[error("{found} names in the context are too many, at most {limit} are allowed")]
+    TooManyMappings { found: usize, limit: usize },
+    #[error("an action step needs at least one action")]
+    NoActions,
+    #[error("{found} actions are too many, at most {limit} are allowed")]
+    TooManyActions { found: usize, limit: usize },
+    #[error("unknown action `{found}`")]
+    UnknownAction { found: String },
+    #[error("unknown HTTP method `{found}`")]
+    UnknownMethod { found: String },
+    #[error("the header `{name}` is not one, or its value holds a control character")]
+    BadHeader { name: String },
+    #[error("a workflow that is not active cannot be applied")]
+    NotActive,
     #[error("the channel `{channel}` needs a template, and there is no `{key}`")]
     MissingTemplate { channel: String, key: String },
     #[error("the channel `{channel}` needs a subject, and the template `{key}` has none")]
@@ -163,6 +192,7 @@ impl Problem {
             Self::NulCharacter => "nul_character",
             Self::HugeNumber => "huge_number",
             Self::UnfitFallback => "unfit_fallback",
+            Self::TwoSpellings { .. } => "two_spellings",
             Self::BothSpellings => "both_spellings",
             Self::UnknownOutcome { .. } => "unknown_outcome",
             Self::ImpossibleOutcome { .. } => "impossible_outcome",
@@ -180,6 +210,19 @@ impl Problem {
             Self::InvalidDelaySeconds { .. } => "invalid_delay_seconds",
             Self::TooManyCancelSignals { .. } => "too_many_cancel_signals",
             Self::WaitKeyTaken { .. } => "wait_key_taken",
+            Self::BadExpression { .. } => "bad_expression",
+            Self::BadAssignee { .. } => "bad_assignee",
+            Self::BadContextPath { .. } => "bad_context_path",
+            Self::UnknownTrigger { .. } => "unknown_trigger",
+            Self::BadSource { .. } => "bad_source",
+            Self::NoRecord { .. } => "no_record",
+            Self::TooManyMappings { .. } => "too_many_mappings",
+            Self::NoActions => "no_actions",
+            Self::TooManyActions { .. } => "too_many_actions",
+            Self::UnknownAction { .. } => "unknown_action",
+            Self::UnknownMethod { .. } => "unknown_method",
+            Self::BadHeader { .. } => "bad_header",
+            Self::NotActive => "not_active",
             Self::MissingTemplate { .. } => "missing_template",
             Self::MissingSubject { .. } => "missing_subject",
         }

@@ -1,4 +1,4 @@
-//! The paths through a plan: is every step reached, and does every loop pass a wait?
+//! The paths through a plan: is every step reached, and does every loop pass a wait or an approval?
 
 use super::{
     error::Problem,
@@ -12,6 +12,8 @@ pub(super) enum Places {
     /// Each at `/steps/<its place>`.
     #[default]
     Steps,
+    /// Rocket's shape: there as well.
+    Rocket,
     /// The rule dialect: where each was written. A wait is written in the step before it.
     Rules(Vec<String>),
 }
@@ -19,26 +21,25 @@ pub(super) enum Places {
 impl Places {
     pub(super) fn pointer(&self, place: usize) -> String {
         match self {
-            Self::Steps => format!("/steps/{place}"),
+            Self::Steps | Self::Rocket => format!("/steps/{place}"),
             Self::Rules(pointers) => pointers.get(place).cloned().unwrap_or_default(),
         }
     }
 
     fn way_in(&self, step: &Step) -> &'static str {
         match (self, &step.kind) {
-            (Self::Steps, _) => "let another step `goto` it, or delete it",
+            (Self::Steps | Self::Rocket, _) => "let another step `goto` it, or delete it",
             (Self::Rules(_), StepKind::Wait(_)) => {
                 "each outcome of its step has another rule; delete one of those, or this one"
             }
-            (Self::Rules(_), StepKind::Notify(_)) => {
-                "name it as `to_step` in a rule of another step, or delete it"
-            }
+            (Self::Rules(_), _) => "name it as `to_step` in a rule of another step, or delete it",
         }
     }
 
     const fn pause(&self) -> &'static str {
         match self {
             Self::Steps => "put a `wait` step into the loop",
+            Self::Rocket => "put an approval into the loop",
             Self::Rules(_) => "let a `wait_until` rule lead back",
         }
     }
@@ -49,7 +50,7 @@ impl Places {
     }
 }
 
-/// Reports unreachable steps and loops that no wait interrupts.
+/// Reports unreachable steps and loops that neither a wait nor an approval interrupts.
 pub(super) fn check(plan: &WorkflowPlan, places: &Places, mistakes: &mut Mistakes) {
     let edges: Vec<Vec<usize>> = (0..plan.steps.len())
         .map(|from| leads_to(plan, from))
@@ -71,7 +72,13 @@ pub(super) fn check(plan: &WorkflowPlan, places: &Places, mistakes: &mut Mistake
         mistakes.add(&places.pointer(place), problem, Some(hint));
     }
 
-    let at_once = |place: usize| matches!(plan.steps[place].kind, StepKind::Notify(_));
+    let at_once = |place: usize| match plan.steps[place].kind {
+        StepKind::Wait(_) | StepKind::Approval(_) => false,
+        StepKind::Notify(_)
+        | StepKind::Condition(_)
+        | StepKind::Action(_)
+        | StepKind::Custom(_) => true,
+    };
     let closures: Vec<Vec<bool>> = (0..plan.steps.len())
         .map(|from| {
             if at_once(from) {
@@ -120,9 +127,8 @@ fn reachable(edges: &[Vec<usize>], from: usize, passes: impl Fn(usize) -> bool) 
 /// The steps a run may enter when it leaves this one.
 fn leads_to(plan: &WorkflowPlan, from: usize) -> Vec<usize> {
     let step = &plan.steps[from];
-    // A temporary failure moves the run only where the step names it.
     let silent = |outcome: &Outcome| {
-        *outcome != Outcome::TemporaryFailure && !step.on_outcome.contains_key(outcome)
+        outcome.otherwise() == Some(&Target::Next) && !step.on_outcome.contains_key(outcome)
     };
     let goes_on = step.kind.outcomes().iter().any(silent);
     let targets = Step::targets(step).chain(goes_on.then_some(&Target::Next));

@@ -2,22 +2,27 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::ChannelName;
+use crate::ids::{ActionName, ChannelName, KindName};
 
 /// The channels that ship with Chimeway.
 pub const BUILT_IN_CHANNELS: [&str; 4] = ["in_app", "log", "email", "webhook"];
 
-/// What a document may name: the built-in channels and those that the host registers.
+/// What a document may name: the built-in channels, step kinds and actions, and those that the host
+/// registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     /// The names a notify step may give.
     pub channels: BTreeSet<ChannelName>,
     /// Those of them whose messages are made from templates: a step over one needs a template.
     pub rendering: BTreeSet<ChannelName>,
+    /// The kinds of steps beside those that are built in.
+    pub steps: BTreeSet<KindName>,
+    /// The actions beside those that are built in.
+    pub actions: BTreeSet<ActionName>,
 }
 
 impl Default for Known {
-    /// The built-in channels alone.
+    /// What is built in, alone.
     fn default() -> Self {
         Self {
             channels: BUILT_IN_CHANNELS
@@ -25,6 +30,8 @@ impl Default for Known {
                 .filter_map(|name| name.parse().ok())
                 .collect(),
             rendering: BTreeSet::new(),
+            steps: BTreeSet::new(),
+            actions: BTreeSet::new(),
         }
     }
 }
@@ -44,6 +51,20 @@ impl Known {
             self.channels.insert(channel.clone());
             self.rendering.insert(channel);
         }
+        self
+    }
+
+    /// These kinds of steps as well.
+    #[must_use]
+    pub fn with_steps(mut self, kinds: impl IntoIterator<Item = KindName>) -> Self {
+        self.steps.extend(kinds);
+        self
+    }
+
+    /// These actions as well.
+    #[must_use]
+    pub fn with_actions(mut self, actions: impl IntoIterator<Item = ActionName>) -> Self {
+        self.actions.extend(actions);
         self
     }
 

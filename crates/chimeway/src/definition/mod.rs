@@ -20,30 +20,42 @@
 //! 6. `builder.rs`: a method, and a variant in `properties.rs`;
 //! 7. a file in the engine that says what entering and leaving it means.
 
+pub mod action;
+pub mod approval;
 pub mod builder;
 pub mod canonical;
+pub mod condition;
+pub mod custom;
 pub mod document;
 pub mod duration;
 pub mod error;
+pub mod expression;
 mod graph;
 pub mod known;
 mod matches;
 #[cfg(test)]
 mod properties;
 mod read;
+mod rocket;
 mod routes;
 mod rules;
 mod shape;
 pub mod step;
 pub mod stored;
 mod strict;
+pub mod trigger;
 pub mod validate;
 
+pub use action::{Action, MAX_ACTIONS, Operand, Webhook};
+pub use approval::{Approval, Assignee};
 pub use builder::{To, WaitBuilder, WorkflowBuilder};
 pub use canonical::ContentHash;
+pub use condition::Condition;
+pub use custom::Custom;
 pub use document::Document;
 pub use duration::{BadDuration, IsoDuration};
 pub use error::{DefinitionError, Problem};
+pub use expression::{BadExpression, Expression, Unevaluated};
 pub use known::Known;
 pub(crate) use matches::is_huge;
 pub use read::{MAX_STEPS, MAX_STOP_CONDITIONS};
@@ -52,6 +64,7 @@ pub use step::{
     WorkflowPlan,
 };
 pub use stored::{Definition, DefinitionMismatch, Resolved, StepIndex};
+pub use trigger::{Source, StateChange};
 pub use validate::{Validated, read_stored, validate};
 
 /// A workflow written in Rust. A trigger with one makes sure that its definition is stored.

@@ -1,11 +1,14 @@
 //! From a document to a plan: every key read, every mistake noted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
 use super::{
+    approval, condition,
+    custom::Custom,
     document,
+    duration::IsoDuration,
     error::Problem,
     graph::Places,
     known::Known,
@@ -13,13 +16,14 @@ use super::{
     shape::{Mistakes, Node, Object, found, shown, suggest},
     step::{Notify, Outcome, Step, StepKind, StopCondition, Target, Wait, WorkflowPlan},
 };
-use crate::ids::{BadName, ChannelName, StepKey, Version};
+use crate::ids::{BadName, ChannelName, KindName, StepKey, Version};
 
 /// The most steps a workflow may have.
 pub const MAX_STEPS: usize = 100;
 /// The most stop conditions a wait may have.
 pub const MAX_STOP_CONDITIONS: usize = 10;
 
+const ROOT_KEYS: [&str; 5] = ["key", "version", "trigger", "context", "steps"];
 const STEP_KEYS: [&str; 4] = ["id", "action", "on_outcome", "on"];
 const NOTIFY_KEYS: [&str; 5] = ["type", "channel", "render_key", "category", "unless_read"];
 const WAIT_KEYS: [&str; 3] = ["type", "duration", "stop_conditions"];
@@ -31,7 +35,7 @@ pub(super) struct Kind {
     pub(super) outcomes: &'static [Outcome],
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "notify",
         outcomes: &Outcome::NOTIFY,
@@ -40,19 +44,40 @@ const KINDS: [Kind; 2] = [
         name: "wait",
         outcomes: &Outcome::WAIT,
     },
+    Kind {
+        name: "condition",
+        outcomes: &Outcome::CONDITION,
+    },
+    Kind {
+        name: "approval",
+        outcomes: &Outcome::APPROVAL,
+    },
+    Kind {
+        name: "action",
+        outcomes: &Outcome::WORK,
+    },
 ];
+/// A host's own.
+const CUSTOM: Kind = Kind {
+    name: "custom",
+    outcomes: &Outcome::WORK,
+};
 
 impl Kind {
-    fn named_by(action: &Node<'_>) -> Option<Self> {
-        let name = action.value.get("type")?.as_str()?;
-        KINDS.into_iter().find(|kind| kind.name == name)
+    /// The kind that a text names, where a document may name it.
+    pub(super) fn named(name: &str, known: Option<&Known>) -> Option<Self> {
+        let built_in = KINDS.into_iter().find(|kind| kind.name == name);
+        let is_known = |known: &Known| known.steps.iter().any(|kind| kind.as_str() == name);
+        built_in.or_else(|| known.is_none_or(is_known).then_some(CUSTOM))
     }
 }
 
+const ACTION_KEYS: [&str; 2] = ["type", "actions"];
+
 /// Reads one document; afterwards `mistakes` holds what is wrong with it.
 pub(super) struct Reader<'a> {
-    /// `None` takes every channel.
-    known: Option<&'a Known>,
+    /// `None` takes every channel, kind of step and action.
+    pub(super) known: Option<&'a Known>,
     /// The id of each step that has one, and where: targets may point forward.
     pub(super) ids: HashMap<&'a str, String>,
     /// Where the steps of the plan were read.
@@ -72,23 +97,35 @@ impl<'a> Reader<'a> {
 
     /// The plan, if nothing stood in the way of reading it.
     pub(super) fn workflow(&mut self, value: &'a Value) -> Option<(WorkflowPlan, Option<Version>)> {
-        if Spelling::of(value, &mut self.mistakes)? == Spelling::Rules {
-            return self.rule_dialect(value);
+        match Spelling::of(value, &mut self.mistakes)? {
+            Spelling::Rules => return self.rule_dialect(value),
+            Spelling::Rocket => return self.rocket(value),
+            Spelling::Steps => {}
         }
         let root = Node::root(value).object(&mut self.mistakes)?;
-        root.only(&["key", "version", "steps"], |_| None, &mut self.mistakes);
+        root.only(&ROOT_KEYS, |_| None, &mut self.mistakes);
         let key = root
             .need("key", &mut self.mistakes)
             .and_then(|key| self.name(&key));
         let version = root
             .get("version")
             .and_then(|version| self.version(&version));
+        let trigger = match root.get("trigger") {
+            Some(trigger) => self.trigger(&trigger).map(Some),
+            None => Some(None),
+        };
+        let context = match root.get("context") {
+            Some(context) => self.context(&context, root.get("trigger").is_some()),
+            None => Some(BTreeMap::new()),
+        };
         let steps = root
             .need("steps", &mut self.mistakes)
-            .and_then(|steps| self.steps(&steps));
+            .and_then(|steps| self.steps(&steps, Self::step));
         Some((
             WorkflowPlan {
                 key: key?,
+                trigger: trigger?,
+                context: context?,
                 steps: steps?,
             },
             version,
@@ -109,7 +146,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn version(&mut self, node: &Node<'a>) -> Option<Version> {
+    pub(super) fn version(&mut self, node: &Node<'a>) -> Option<Version> {
         let version = document::version(node.value);
         if version.is_none() {
             let problem = Problem::BadVersion {
@@ -121,7 +158,12 @@ impl<'a> Reader<'a> {
         version
     }
 
-    fn steps(&mut self, node: &Node<'a>) -> Option<Vec<Step>> {
+    /// The steps of a list, each read by `step`.
+    pub(super) fn steps(
+        &mut self,
+        node: &Node<'a>,
+        step: fn(&mut Self, &Node<'a>) -> Option<Step>,
+    ) -> Option<Vec<Step>> {
         let steps = node.list(&mut self.mistakes)?;
         if steps.is_empty() {
             self.mistakes.add(&node.pointer, Problem::NoSteps, None);
@@ -135,7 +177,7 @@ impl<'a> Reader<'a> {
         }
         self.collect_ids(&steps);
         // A document beyond the limit is refused already; reading on would only cost time.
-        let read = steps.iter().take(MAX_STEPS).map(|step| self.step(step));
+        let read = steps.iter().take(MAX_STEPS).map(|one| step(self, one));
         read.collect::<Vec<_>>().into_iter().collect()
     }
 
@@ -167,7 +209,14 @@ impl<'a> Reader<'a> {
     fn step(&mut self, node: &Node<'a>) -> Option<Step> {
         let step = node.object(&mut self.mistakes)?;
         let under_action = |key: &str| {
-            let known = NOTIFY_KEYS.contains(&key) || WAIT_KEYS.contains(&key);
+            let of_kinds: [&[&str]; 5] = [
+                &NOTIFY_KEYS,
+                &WAIT_KEYS,
+                &condition::KEYS,
+                &approval::KEYS,
+                &ACTION_KEYS,
+            ];
+            let known = of_kinds.iter().any(|keys| keys.contains(&key));
             known.then_some("it belongs under `action`")
         };
         step.only(&STEP_KEYS, under_action, &mut self.mistakes);
@@ -175,7 +224,10 @@ impl<'a> Reader<'a> {
             .need("id", &mut self.mistakes)
             .and_then(|id| self.name::<StepKey>(&id));
         let action = step.need("action", &mut self.mistakes);
-        let named = action.as_ref().and_then(Kind::named_by);
+        let named = action.as_ref().and_then(|action| {
+            let name = action.value.get("type")?.as_str()?;
+            Kind::named(name, self.known)
+        });
         let kind = action.and_then(|action| self.action(&action, key.as_ref()));
         let on_outcome = self.on_outcome(&step, named);
         Some(Step {
@@ -191,15 +243,45 @@ impl<'a> Reader<'a> {
         match kind.text(&mut self.mistakes)? {
             "notify" => self.notify(&action, step).map(StepKind::Notify),
             "wait" => self.wait(&action).map(StepKind::Wait),
-            other => {
-                let problem = Problem::UnknownStepType {
-                    found: shown(other),
-                };
-                let hint = suggest(other, KINDS.iter().map(|kind| kind.name));
-                self.mistakes.add(&kind.pointer, problem, Some(hint));
-                None
+            "condition" => self.condition(&action).map(StepKind::Condition),
+            "approval" => self.approval(&action).map(StepKind::Approval),
+            "action" => {
+                action.only(&ACTION_KEYS, beside_action, &mut self.mistakes);
+                let actions = action.need("actions", &mut self.mistakes)?;
+                self.actions(&actions).map(StepKind::Action)
             }
+            other => self.custom(&action, other, &kind).map(StepKind::Custom),
         }
+    }
+
+    /// A step of a host's own kind, if a document may name it.
+    pub(super) fn custom(
+        &mut self,
+        action: &Object<'a>,
+        name: &str,
+        kind: &Node<'a>,
+    ) -> Option<Custom> {
+        if Kind::named(name, self.known).is_none() {
+            self.unknown_type(name, kind);
+            return None;
+        }
+        let kind = self.name(kind);
+        let settings = self.settings(action);
+        Some(Custom {
+            kind: kind?,
+            settings: settings?,
+        })
+    }
+
+    fn unknown_type(&mut self, name: &str, kind: &Node<'a>) {
+        let own = self.known.map(|known| &known.steps).into_iter().flatten();
+        let names = KINDS
+            .iter()
+            .map(|kind| kind.name)
+            .chain(own.map(KindName::as_str));
+        let hint = suggest(name, names);
+        let problem = Problem::UnknownStepType { found: shown(name) };
+        self.mistakes.add(&kind.pointer, problem, Some(hint));
     }
 
     fn notify(&mut self, action: &Object<'a>, step: Option<&StepKey>) -> Option<Notify> {
@@ -267,12 +349,7 @@ impl<'a> Reader<'a> {
         action.only(&WAIT_KEYS, beside_action, &mut self.mistakes);
         let duration = action
             .need("duration", &mut self.mistakes)
-            .and_then(|duration| {
-                let text = duration.text(&mut self.mistakes)?;
-                text.parse()
-                    .map_err(|reason| self.bad_duration(&duration, text, reason))
-                    .ok()
-            });
+            .and_then(|duration| self.duration(&duration));
         let stop_conditions = match action.get("stop_conditions") {
             Some(conditions) => self.stop_conditions(&conditions),
             None => Some(vec![]),
@@ -281,6 +358,13 @@ impl<'a> Reader<'a> {
             duration: duration?,
             stop_conditions: stop_conditions?,
         })
+    }
+
+    pub(super) fn duration(&mut self, node: &Node<'a>) -> Option<IsoDuration> {
+        let text = node.text(&mut self.mistakes)?;
+        text.parse()
+            .map_err(|reason| self.bad_duration(node, text, reason))
+            .ok()
     }
 
     fn bad_duration(&mut self, node: &Node<'a>, text: &str, reason: super::duration::BadDuration) {
@@ -358,6 +442,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn beside_action(key: &str) -> Option<&'static str> {
+pub(super) fn beside_action(key: &str) -> Option<&'static str> {
     matches!(key, "on" | "on_outcome").then_some("it belongs beside `action`")
 }

@@ -40,10 +40,8 @@ impl<'a> Reader<'a> {
                 let outcome = self.outcome(name, &target.pointer, kind);
                 let target = self.target(&target);
                 match (outcome, target) {
-                    // Going on is what happens anyway, except after a temporary failure: that one
-                    // moves the run only where the step names it.
-                    (Some(outcome), Some(Target::Next)) if outcome != Outcome::TemporaryFailure => {
-                    }
+                    // What happens anyway need not be said.
+                    (Some(outcome), Some(target)) if outcome.otherwise() == Some(&target) => {}
                     (Some(outcome), Some(target)) => {
                         targets.insert(outcome, target);
                     }
@@ -112,7 +110,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn goto(&mut self, node: &Node<'a>) -> Option<Target> {
+    pub(super) fn goto(&mut self, node: &Node<'a>) -> Option<Target> {
         let object = node.object(&mut self.mistakes)?;
         object.only(&["goto"], |_| None, &mut self.mistakes);
         let goto = object.need("goto", &mut self.mistakes)?;

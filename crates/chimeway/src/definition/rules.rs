@@ -9,7 +9,10 @@ mod spelling;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::{collections::HashMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+};
 
 use serde_json::Value;
 
@@ -61,7 +64,15 @@ impl<'a> Reader<'a> {
             .and_then(|steps| self.rule_steps(&steps, key.as_ref()));
         let (key, version, (steps, pointers)) = (key?, version?, plan::steps(steps?));
         self.places = Places::Rules(pointers);
-        Some((WorkflowPlan { key, steps }, Some(version)))
+        Some((
+            WorkflowPlan {
+                key,
+                trigger: None,
+                context: BTreeMap::new(),
+                steps,
+            },
+            Some(version),
+        ))
     }
 
     fn workflow_version(&mut self, node: &Node<'a>) -> Option<Version> {

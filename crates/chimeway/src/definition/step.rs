@@ -5,7 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::duration::IsoDuration;
+use super::{
+    action::Action,
+    approval::Approval,
+    condition::Condition,
+    custom::Custom,
+    duration::IsoDuration,
+    trigger::{Source, StateChange},
+};
 use crate::ids::{CategoryName, ChannelName, RenderKey, SignalName, StepKey, WorkflowKey};
 
 /// A checked workflow: at least one step, unique step keys, every target exists.
@@ -13,6 +20,10 @@ use crate::ids::{CategoryName, ChannelName, RenderKey, SignalName, StepKey, Work
 pub struct WorkflowPlan {
     /// What it is called.
     pub key: WorkflowKey,
+    /// The change of a host's record that starts it, if one does.
+    pub trigger: Option<StateChange>,
+    /// What a run's context begins with: each name, and where its value is from.
+    pub context: BTreeMap<String, Source>,
     /// In order; never empty. A run begins at the first one.
     pub steps: Vec<Step>,
 }
@@ -32,8 +43,19 @@ pub struct Step {
     pub key: StepKey,
     /// What it does.
     pub kind: StepKind,
-    /// Where the run goes for an outcome; [`Target::Next`] for those not named.
+    /// Where the run goes for an outcome; [`Outcome::otherwise`] for those not named.
     pub on_outcome: BTreeMap<Outcome, Target>,
+}
+
+impl Step {
+    /// Where the run goes when the step ends so. `None`: nowhere; see [`Outcome::otherwise`].
+    #[must_use]
+    pub fn leads(&self, outcome: Outcome) -> Option<&Target> {
+        match self.on_outcome.get(&outcome) {
+            Some(target) => Some(target),
+            None => outcome.otherwise(),
+        }
+    }
 }
 
 /// What a step does.
@@ -43,15 +65,27 @@ pub enum StepKind {
     Notify(Notify),
     /// Waits for time to pass or for a signal.
     Wait(Wait),
+    /// Goes one way or the other, as an expression says.
+    Condition(Condition),
+    /// Asks a person for a decision and waits for it.
+    Approval(Approval),
+    /// Does things, one after the other; never empty.
+    Action(Vec<Action>),
+    /// What a host has registered.
+    Custom(Custom),
 }
 
 impl StepKind {
-    /// The name people write and rows keep: `notify`, `wait`.
+    /// The name people write and rows keep: `notify`, `wait`, a host's own.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Notify(_) => "notify",
             Self::Wait(_) => "wait",
+            Self::Condition(_) => "condition",
+            Self::Approval(_) => "approval",
+            Self::Action(_) => "action",
+            Self::Custom(custom) => custom.kind.as_str(),
         }
     }
 
@@ -61,6 +95,9 @@ impl StepKind {
         match self {
             Self::Notify(_) => &Outcome::NOTIFY,
             Self::Wait(_) => &Outcome::WAIT,
+            Self::Condition(_) => &Outcome::CONDITION,
+            Self::Approval(_) => &Outcome::APPROVAL,
+            Self::Action(_) | Self::Custom(_) => &Outcome::WORK,
         }
     }
 }
@@ -175,6 +212,20 @@ pub enum Outcome {
     Bounced,
     /// The time of a wait is over.
     Elapsed,
+    /// The expression of a condition holds.
+    Met,
+    /// It does not hold.
+    Unmet,
+    /// Whoever was asked has agreed.
+    Approved,
+    /// Whoever was asked has refused.
+    Rejected,
+    /// Nobody has decided in time.
+    TimedOut,
+    /// All was done.
+    Succeeded,
+    /// Something could not be done.
+    Failed,
 }
 
 impl Outcome {
@@ -189,6 +240,31 @@ impl Outcome {
     ];
     /// Those of a wait step. A signal is not among them: it follows its stop condition's `then`.
     pub const WAIT: [Self; 1] = [Self::Elapsed];
+    /// Those of a condition. One that cannot be told fails the run instead.
+    pub const CONDITION: [Self; 2] = [Self::Met, Self::Unmet];
+    /// Those of an approval.
+    pub const APPROVAL: [Self; 3] = [Self::Approved, Self::Rejected, Self::TimedOut];
+    /// Those of an action step and of a host's own kinds.
+    pub const WORK: [Self; 2] = [Self::Succeeded, Self::Failed];
+    const ALL: [&[Self]; 5] = [
+        &Self::NOTIFY,
+        &Self::WAIT,
+        &Self::CONDITION,
+        &Self::APPROVAL,
+        &Self::WORK,
+    ];
+
+    /// Where a run goes for an outcome that its step does not name: to the next step, as a rule. What
+    /// nobody has approved stops. `None` has no such place: a temporary failure moves nothing, for the
+    /// message is tried again, and a failed action fails the run.
+    #[must_use]
+    pub const fn otherwise(self) -> Option<&'static Target> {
+        match self {
+            Self::Rejected | Self::TimedOut => Some(&Target::Stop),
+            Self::TemporaryFailure | Self::Failed => None,
+            _ => Some(&Target::Next),
+        }
+    }
 
     /// The name people write and rows keep.
     #[must_use]
@@ -201,16 +277,21 @@ impl Outcome {
             Self::PermanentFailure => "permanent_failure",
             Self::Bounced => "bounced",
             Self::Elapsed => "elapsed",
+            Self::Met => "met",
+            Self::Unmet => "unmet",
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+            Self::TimedOut => "timed_out",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
         }
     }
 
     /// The outcome of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::NOTIFY
-            .into_iter()
-            .chain(Self::WAIT)
-            .find(|outcome| outcome.as_str() == name)
+        let mut all = Self::ALL.into_iter().flatten().copied();
+        all.find(|outcome| outcome.as_str() == name)
     }
 }
 

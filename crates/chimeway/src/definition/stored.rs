@@ -1,6 +1,9 @@
 //! A definition as the engine runs it: the checked plan beside the ids of its rows.
 
-use super::step::{Outcome, Step, StepKind, Target, WorkflowPlan};
+use super::{
+    approval::Assignee,
+    step::{Outcome, Step, StepKind, Target, WorkflowPlan},
+};
 use crate::ids::{DefinitionId, StepId, StepKey, Version, WorkflowKey};
 
 /// The place of a step in its definition, counted from zero.
@@ -136,6 +139,16 @@ impl Definition {
         self.plan.steps.iter().any(named)
     }
 
+    /// Whether one of its steps looks into the run's context or the trigger's params when it is entered.
+    #[must_use]
+    pub fn needs_facts(&self) -> bool {
+        self.plan.steps.iter().any(|step| match &step.kind {
+            StepKind::Condition(_) | StepKind::Action(_) => true,
+            StepKind::Approval(approval) => matches!(approval.assignee, Assignee::Path(_)),
+            StepKind::Notify(_) | StepKind::Wait(_) | StepKind::Custom(_) => false,
+        })
+    }
+
     /// Looks a target up, as seen from the step that the run leaves.
     ///
     /// # Panics
@@ -161,8 +174,8 @@ impl Step {
     /// Every target the step names, in no particular order.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &Target> {
         let releases = match &self.kind {
-            StepKind::Notify(_) => [].as_slice(),
             StepKind::Wait(wait) => wait.stop_conditions.as_slice(),
+            _ => [].as_slice(),
         };
         self.on_outcome
             .values()

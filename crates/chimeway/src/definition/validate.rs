@@ -31,7 +31,7 @@ impl Validated {
     /// Where the document that was checked says which content a notify step has.
     pub(crate) fn content_pointer(&self, place: usize) -> String {
         let step = self.places.pointer(place);
-        if matches!(self.places, Places::Rules(_)) {
+        if self.places != Places::Steps {
             return step;
         }
         let written = format!("{step}/action/render_key");

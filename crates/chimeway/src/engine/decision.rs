@@ -1,11 +1,14 @@
 //! What we may do about an input.
 
+use std::ops::Range;
+
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::run::{Run, RunState, StateName};
 use crate::{
     definition::StepIndex,
-    ids::{ChannelName, DeliveryId, SignalId, Visit},
+    ids::{ActorId, ApprovalId, ChannelName, DeliveryId, RoleName, SignalId, Visit},
 };
 
 /// The answer of `decide`.
@@ -28,11 +31,48 @@ pub enum Decision {
         step: StepIndex,
         /// The visit that made it.
         visit: Visit,
+        /// The place of its action in the step; 0 for a step that is one message.
+        action: usize,
         /// The channel that carries it.
         channel: ChannelName,
     },
     /// Whatever this run still has to send is not sent.
     CancelUnsent,
+    /// A person is asked for a decision. Follows the line that enters the step; that line names it.
+    Ask {
+        /// The step that asks.
+        step: StepIndex,
+        /// The visit that asks.
+        visit: Visit,
+        /// Who may decide.
+        assignee: Asked,
+        /// When nobody can any more.
+        until: Option<DateTime<Utc>>,
+    },
+    /// The decision that this visit asks for is not needed any more.
+    Withdraw,
+    /// These actions of the step are to be performed, in the run's own transaction; what comes of it is
+    /// told as [`Input::Executed`](super::Input::Executed). In another transaction the run is made due
+    /// instead, and comes to the same decision again.
+    Execute {
+        /// The step they are of.
+        step: StepIndex,
+        /// The visit they belong to.
+        visit: Visit,
+        /// Which of the step's actions; never empty, and none of them is a delivery.
+        actions: Range<usize>,
+    },
+    /// The run's context has these as well from now on.
+    Remember(Map<String, Value>),
+}
+
+/// Who may decide, once a path is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// This one.
+    User(ActorId),
+    /// Whoever has this role at the time of the decision.
+    Role(RoleName),
 }
 
 /// One line of history: structural facts only.
@@ -52,6 +92,8 @@ pub struct Transition {
     pub delivery: Option<DeliveryId>,
     /// The signal that moved the run.
     pub signal: Option<SignalId>,
+    /// The approval that moved the run.
+    pub approval: Option<ApprovalId>,
     /// Structural facts: names of steps, outcomes and signals, instants; never a payload.
     pub context: Map<String, Value>,
 }
@@ -72,6 +114,7 @@ impl Transition {
             reason,
             delivery: None,
             signal: None,
+            approval: None,
             context: facts
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
@@ -138,7 +181,7 @@ define_words! {
         WorkflowStarted = "workflow_started",
         /// A step became current.
         StepActivated = "step_activated",
-        /// A delivery's result moved the run to another message.
+        /// A delivery's result moved the run to another step.
         ProgressedOnDeliveryOutcome = "progressed_on_delivery_outcome",
         /// A wait was entered.
         WaitingForStepProgression = "waiting_for_step_progression",
@@ -148,10 +191,24 @@ define_words! {
         SignalReceived = "signal_received",
         /// A message that had gone missing was made anew.
         DeliveryPlannedAgain = "delivery_planned_again",
+        /// A condition was told.
+        ConditionEvaluated = "condition_evaluated",
+        /// A person is asked for a decision.
+        WaitingForApproval = "waiting_for_approval",
+        /// The decision has come, or the end of its time.
+        ApprovalDecided = "approval_decided",
+        /// Actions of a step were performed.
+        ActionsPerformed = "actions_performed",
+        /// An action of a step is a message that is on its way.
+        ActionSent = "action_sent",
+        /// An action of a step could not be performed.
+        ActionFailed = "action_failed",
         /// A host moved the run to another step by hand.
         MovedByHost = "moved_by_host",
         /// The run came through.
         WorkflowCompleted = "workflow_completed",
+        /// The run could not go on.
+        WorkflowFailed = "workflow_failed",
         /// The run was stopped.
         WorkflowStopped = "workflow_stopped",
         /// Somebody ended the run by hand.
@@ -172,6 +229,8 @@ define_words! {
         WaitNotDue = "wait_not_due",
         /// Nothing is due: the message of this step has no result yet.
         DeliveryPending = "delivery_pending",
+        /// Nobody has decided yet, and there is still time.
+        ApprovalOpen = "approval_open",
         /// The current step sends nothing.
         NoActiveStepDelivery = "no_active_step_delivery",
         /// The run has moved on from that visit.

@@ -10,8 +10,11 @@
 //! how it is entered and left; 3. its arrows in [`decide`]; 4. its inputs in `input.rs`; 5. its arm in
 //! `tests.rs`, which plays random inputs.
 
+mod action;
+mod approval;
 pub mod attempt;
 pub mod backoff;
+mod condition;
 pub mod decision;
 pub mod input;
 pub mod notify;
@@ -21,13 +24,15 @@ mod tests;
 pub mod wait;
 
 pub use attempt::{AttemptResult, Budget, DeliveryStatus, Settled};
-pub use decision::{Decision, Noop, Reason, Transition, Verdict};
-pub use input::Input;
-pub use run::{Run, RunState, StateName, TerminalReason};
+pub use decision::{Asked, Decision, Noop, Reason, Transition, Verdict};
+pub use input::{ActionFailure, Executed, Input};
+pub use run::{Facts, MAX_CONTEXT, Run, RunState, StateName, TerminalReason};
 
 use chrono::{DateTime, Utc};
 
-use crate::definition::{Resolved, StepIndex, step::StepKind};
+use serde_json::Value;
+
+use crate::definition::{Assignee, Resolved, StepIndex, step::StepKind};
 
 /// What must happen next, given where the run is and what just happened.
 ///
@@ -40,13 +45,17 @@ pub fn decide(run: &Run, input: &Input, now: DateTime<Utc>) -> Verdict {
         (S::Born, I::Started) => Verdict::Move(start(run)),
         (S::Born, _) => Verdict::Noop(Noop::RunNotStarted),
 
+        (S::Completed | S::Stopped(_) | S::Failed(_), _) => Verdict::Noop(Noop::RunNotActive),
+
         // Before anything else: whatever is told together with it comes too late.
-        (S::Active | S::Waiting { .. }, I::Cancelled) => Verdict::Move(cancel(run)),
-        (S::Active | S::Waiting { .. }, I::Moved { to }) => Verdict::Move(move_to(run, *to, now)),
+        (_, I::Cancelled) => Verdict::Move(cancel(run)),
+        (_, I::Moved { to }) => Verdict::Move(move_to(run, *to, now)),
+        (_, I::Started) => Verdict::Noop(Noop::AlreadyStarted),
 
         (S::Active, I::Delivered(result)) => notify::leave(run, result, now),
         (S::Active, I::DeliveryMissing) => notify::plan_again(run),
-        (S::Active, I::Due) => wait::enter_late(run, now),
+        (S::Active, I::Due) => look_at(run, now),
+        (S::Active, I::Executed(told)) => action::executed(run, told, now),
         // A wait entered later looks for signals that came before it.
         (S::Active, I::Signalled { .. }) => Verdict::Noop(Noop::NotWaiting),
 
@@ -63,20 +72,73 @@ pub fn decide(run: &Run, input: &Input, now: DateTime<Utc>) -> Verdict {
                 delivery,
             },
         ) => wait::signalled(run, (*signal, *delivery), name, now),
-        // The result of a delivery that its step did not wait for.
-        (S::Waiting { .. }, I::Delivered(_)) => Verdict::Noop(Noop::Superseded),
-        (S::Waiting { .. }, I::DeliveryMissing) => Verdict::Noop(Noop::NoActiveStepDelivery),
 
-        (S::Active | S::Waiting { .. }, I::Started) => Verdict::Noop(Noop::AlreadyStarted),
-        (S::Completed | S::Stopped(_) | S::Failed(_), _) => Verdict::Noop(Noop::RunNotActive),
+        (
+            S::AwaitingApproval { .. },
+            I::Decided {
+                approval,
+                visit,
+                outcome,
+            },
+        ) => approval::decided(run, (*approval, *visit, *outcome), now),
+        (S::AwaitingApproval { .. }, I::ApprovalMissing) => look_at(run, now),
+        // That the time is over is a decision like others: whoever tells it has closed the approval.
+        (S::AwaitingApproval { .. }, I::Due) => Verdict::Noop(Noop::ApprovalOpen),
+        (S::AwaitingApproval { .. }, I::Signalled { .. }) => Verdict::Noop(Noop::NotListening),
+
+        // What belongs to a step that the run has left, or does not fit the one it is in.
+        (S::Waiting { .. } | S::AwaitingApproval { .. }, I::Delivered(_) | I::Executed(_))
+        | (S::Active | S::Waiting { .. }, I::Decided { .. } | I::ApprovalMissing) => {
+            Verdict::Noop(Noop::Superseded)
+        }
+        (_, I::DeliveryMissing) => Verdict::Noop(Noop::NoActiveStepDelivery),
+        (_, I::Sending) => Verdict::Noop(Noop::DeliveryPending),
     }
+}
+
+/// A worker looks at a run in a step that it has not entered yet: the run's start could not, or there was
+/// more to do than one transaction does.
+fn look_at(run: &Run, now: DateTime<Utc>) -> Verdict {
+    let here = (run.step, run.visit);
+    match &run.definition.step(run.step).kind {
+        StepKind::Wait(wait) => {
+            let line = wait::entering(run, here, wait, now, vec![]);
+            Verdict::Move(vec![Decision::Transition(line)])
+        }
+        StepKind::Condition(condition) => {
+            Verdict::Move(condition::evaluate(run, condition, now, 0))
+        }
+        StepKind::Approval(approval) => {
+            Verdict::Move(approval::enter(run, here, approval, now, vec![]))
+        }
+        StepKind::Action(actions) => action::begin(run, actions),
+        StepKind::Notify(_) | StepKind::Custom(_) => Verdict::Noop(Noop::DeliveryPending),
+    }
+}
+
+/// The run cannot go on, for a reason in a word.
+fn fail(
+    run: &Run,
+    code: &str,
+    facts: impl IntoIterator<Item = (&'static str, Value)>,
+) -> Vec<Decision> {
+    let step = run.definition.step(run.step).key.as_str();
+    let known = [("step_key", step.into()), ("error", code.into())];
+    let state = RunState::Failed(TerminalReason::Failed(code.to_owned()));
+    let facts = known.into_iter().chain(facts);
+    let line = Transition::new(run, state, Reason::WorkflowFailed, facts);
+    let mut decisions = vec![Decision::Transition(line)];
+    if run.definition.moves_early() {
+        decisions.push(Decision::CancelUnsent);
+    }
+    decisions
 }
 
 /// The first two lines of every history.
 ///
 /// A first step that is not a message is only made current: the transaction that creates a run may
-/// not enter a wait, for what it would look for it cannot see yet. The run is due at once instead,
-/// and a worker enters it.
+/// not enter a wait or an approval, for what it would look for it cannot see yet. The run is due at once
+/// instead, and a worker enters it.
 fn start(run: &Run) -> Vec<Decision> {
     let first = StepIndex::FIRST;
     let mut decisions = vec![Decision::Transition(Transition::new(
@@ -92,10 +154,16 @@ fn start(run: &Run) -> Vec<Decision> {
 /// Ends the run because somebody said so.
 fn cancel(run: &Run) -> Vec<Decision> {
     let state = RunState::Stopped(TerminalReason::Cancelled);
-    vec![
-        Decision::Transition(Transition::new(run, state, Reason::WorkflowCancelled, [])),
-        Decision::CancelUnsent,
-    ]
+    let line = Transition::new(run, state, Reason::WorkflowCancelled, []);
+    let mut decisions = vec![Decision::Transition(line)];
+    decisions.extend(withdraw(run));
+    decisions.push(Decision::CancelUnsent);
+    decisions
+}
+
+/// An approval that the run leaves without a decision.
+fn withdraw(run: &Run) -> Option<Decision> {
+    matches!(run.state, RunState::AwaitingApproval { .. }).then_some(Decision::Withdraw)
 }
 
 /// Leaves the current step by hand and enters another one, or the same one anew.
@@ -105,13 +173,10 @@ fn move_to(run: &Run, to: StepIndex, now: DateTime<Utc>) -> Vec<Decision> {
     let line = Transition::new(run, RunState::Active, Reason::MovedByHost, facts);
     let mut reactivated = run.clone();
     reactivated.apply(&line);
-    let mut decisions = vec![Decision::Transition(line), Decision::CancelUnsent];
-    let leave = Leave {
-        run: &reactivated,
-        cause: Cause::Host,
-        now,
-    };
-    decisions.extend(leave.to(Resolved::Step(to)));
+    let mut decisions = vec![Decision::Transition(line)];
+    decisions.extend(withdraw(run));
+    decisions.push(Decision::CancelUnsent);
+    decisions.extend(Leave::new(&reactivated, Cause::Host, now).to(Resolved::Step(to)));
     decisions
 }
 
@@ -128,11 +193,12 @@ fn activate(run: &Run, step: StepIndex) -> Vec<Decision> {
         )
         .at(step, visit),
     )];
-    if let StepKind::Notify(notify) = &current.kind {
+    if let Some(channel) = notify::channel(&current.kind) {
         decisions.push(Decision::Plan {
             step,
             visit,
-            channel: notify.channel.clone(),
+            action: 0,
+            channel,
         });
     }
     decisions
@@ -144,19 +210,33 @@ struct Leave<'a> {
     /// How the step ended.
     cause: Cause,
     now: DateTime<Utc>,
+    /// How many steps this decision has entered before.
+    entered: usize,
 }
+
+/// How many steps one decision enters: the next transaction goes on.
+const MOST_STEPS: usize = 32;
 
 /// What made a run leave its step.
 enum Cause {
     /// A delivery's result.
     Delivery(input::Delivered),
-    /// A wait was over, by time or by a signal; its line is already written.
-    Wait(TerminalReason),
+    /// A step ended without a delivery, and its line is written: why the run ends if it stops there.
+    Written(TerminalReason),
     /// A host moved it; its line is already written.
     Host,
 }
 
-impl Leave<'_> {
+impl<'a> Leave<'a> {
+    fn new(run: &'a Run, cause: Cause, now: DateTime<Utc>) -> Self {
+        Self {
+            run,
+            cause,
+            now,
+            entered: 0,
+        }
+    }
+
     fn to(self, target: Resolved) -> Vec<Decision> {
         match target {
             Resolved::Step(step) => self.enter(step),
@@ -164,7 +244,7 @@ impl Leave<'_> {
             Resolved::Stop => {
                 let reason = match &self.cause {
                     Cause::Delivery(result) => TerminalReason::Outcome(result.outcome),
-                    Cause::Wait(reason) => reason.clone(),
+                    Cause::Written(reason) => reason.clone(),
                     // It moves a run to steps only.
                     Cause::Host => TerminalReason::Cancelled,
                 };
@@ -175,34 +255,55 @@ impl Leave<'_> {
 
     fn enter(self, step: StepIndex) -> Vec<Decision> {
         let next = self.run.definition.step(step);
-        match (&next.kind, &self.cause) {
-            (StepKind::Wait(wait), _) => vec![Decision::Transition(
-                wait::entering(
-                    self.run,
-                    (step, self.run.visit.next()),
-                    wait,
-                    self.now,
-                    self.facts(),
-                )
-                .by(self.delivery()),
-            )],
-            (StepKind::Notify(_), Cause::Delivery(_)) => {
-                let mut facts = self.facts();
-                facts.push(("to_step", next.key.as_str().into()));
-                let mut decisions = vec![Decision::Transition(
-                    Transition::new(
-                        self.run,
-                        RunState::Active,
-                        Reason::ProgressedOnDeliveryOutcome,
-                        facts,
-                    )
-                    .by(self.delivery()),
-                )];
-                decisions.extend(activate(self.run, step));
+        let there = (step, self.run.visit.next());
+        match &next.kind {
+            StepKind::Wait(wait) => {
+                let line = wait::entering(self.run, there, wait, self.now, self.facts());
+                vec![Decision::Transition(line.by(self.delivery()))]
+            }
+            StepKind::Approval(approval) if self.sees(step) => {
+                let facts = self.facts();
+                let mut decisions = approval::enter(self.run, there, approval, self.now, facts);
+                if let Some(Decision::Transition(line)) = decisions.first_mut() {
+                    line.delivery = self.delivery();
+                }
                 decisions
             }
-            (StepKind::Notify(_), Cause::Wait(_) | Cause::Host) => activate(self.run, step),
+            _ => self.activate(step),
         }
+    }
+
+    /// Makes a step current, and evaluates it if it is a condition.
+    fn activate(self, step: StepIndex) -> Vec<Decision> {
+        let next = self.run.definition.step(step);
+        let mut decisions = vec![];
+        if let Cause::Delivery(_) = &self.cause {
+            let mut facts = self.facts();
+            facts.push(("to_step", next.key.as_str().into()));
+            let reason = Reason::ProgressedOnDeliveryOutcome;
+            let line = Transition::new(self.run, RunState::Active, reason, facts);
+            decisions.push(Decision::Transition(line.by(self.delivery())));
+        }
+        decisions.extend(activate(self.run, step));
+        if let StepKind::Condition(condition) = &next.kind
+            && self.sees(step)
+            && self.entered < MOST_STEPS
+        {
+            let current = self.run.after(&decisions);
+            let entered = self.entered + 1;
+            decisions.extend(condition::evaluate(&current, condition, self.now, entered));
+        }
+        decisions
+    }
+
+    /// Whether what the step looks into is at hand; else a worker enters it that has read it.
+    fn sees(&self, step: StepIndex) -> bool {
+        self.run.facts.is_some()
+            || match &self.run.definition.step(step).kind {
+                StepKind::Condition(_) => false,
+                StepKind::Approval(approval) => !matches!(approval.assignee, Assignee::Path(_)),
+                _ => true,
+            }
     }
 
     fn end(self, state: RunState, reason: Reason) -> Vec<Decision> {
@@ -220,11 +321,11 @@ impl Leave<'_> {
     fn delivery(&self) -> Option<crate::ids::DeliveryId> {
         match &self.cause {
             Cause::Delivery(result) => Some(result.delivery),
-            Cause::Wait(_) | Cause::Host => None,
+            Cause::Written(_) | Cause::Host => None,
         }
     }
 
-    fn facts(&self) -> Vec<(&'static str, serde_json::Value)> {
+    fn facts(&self) -> Vec<(&'static str, Value)> {
         match &self.cause {
             Cause::Delivery(result) => vec![
                 ("workflow_outcome", result.outcome.as_str().into()),
@@ -234,7 +335,7 @@ impl Leave<'_> {
                     self.run.definition.step(self.run.step).key.as_str().into(),
                 ),
             ],
-            Cause::Wait(_) | Cause::Host => vec![],
+            Cause::Written(_) | Cause::Host => vec![],
         }
     }
 }

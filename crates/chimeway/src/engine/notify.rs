@@ -3,14 +3,18 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Cause, Decision, Leave, Noop, Reason, Run, RunState, Transition, Verdict, input::Delivered,
+    Cause, Decision, Leave, Noop, Reason, Run, RunState, Transition, Verdict, action,
+    input::Delivered,
 };
-use crate::definition::step::{Outcome, StepKind, Target};
+use crate::{
+    definition::step::{Outcome, StepKind},
+    ids::ChannelName,
+};
 
 /// The current visit has no message although its step is one: it is made anew.
 pub(super) fn plan_again(run: &Run) -> Verdict {
     let step = run.definition.step(run.step);
-    let StepKind::Notify(notify) = &step.kind else {
+    let Some(channel) = channel(&step.kind) else {
         return Verdict::Noop(Noop::NoActiveStepDelivery);
     };
     let facts = [("step_key", step.key.as_str().into())];
@@ -20,9 +24,22 @@ pub(super) fn plan_again(run: &Run) -> Verdict {
         Decision::Plan {
             step: run.step,
             visit: run.visit,
-            channel: notify.channel.clone(),
+            action: 0,
+            channel,
         },
     ])
+}
+
+/// The channel of a step that is one message, or that does its work through one.
+pub(super) fn channel(kind: &StepKind) -> Option<ChannelName> {
+    match kind {
+        StepKind::Notify(notify) => Some(notify.channel.clone()),
+        StepKind::Custom(custom) => custom.channel(),
+        StepKind::Wait(_)
+        | StepKind::Condition(_)
+        | StepKind::Approval(_)
+        | StepKind::Action(_) => None,
+    }
 }
 
 /// The result of the current step's delivery.
@@ -35,21 +52,22 @@ pub(super) fn leave(run: &Run, result: &Delivered, now: DateTime<Utc>) -> Verdic
         return Verdict::Noop(Noop::Superseded);
     }
     let step = run.definition.step(run.step);
-    if !matches!(step.kind, StepKind::Notify(_)) {
-        return Verdict::Noop(Noop::NoActiveStepDelivery);
+    match &step.kind {
+        StepKind::Notify(_) => {}
+        StepKind::Action(actions) => return action::delivered(run, result, actions, now),
+        StepKind::Custom(_) if result.outcome == Outcome::TemporaryFailure => {
+            return Verdict::Noop(Noop::NoProgressRules);
+        }
+        StepKind::Custom(_) => {
+            return action::leave_work(run, result, result.outcome == Outcome::Delivered, now);
+        }
+        StepKind::Wait(_) | StepKind::Condition(_) | StepKind::Approval(_) => {
+            return Verdict::Noop(Noop::NoActiveStepDelivery);
+        }
     }
-    let target = match (step.on_outcome.get(&result.outcome), result.outcome) {
-        (Some(target), _) => target,
-        (None, Outcome::TemporaryFailure) => return Verdict::Noop(Noop::NoProgressRules),
-        (None, _) => &Target::Next,
+    let Some(target) = step.leads(result.outcome) else {
+        return Verdict::Noop(Noop::NoProgressRules);
     };
     let resolved = run.definition.resolve(run.step, target);
-    Verdict::Move(
-        Leave {
-            run,
-            cause: Cause::Delivery(result.clone()),
-            now,
-        }
-        .to(resolved),
-    )
+    Verdict::Move(Leave::new(run, Cause::Delivery(result.clone()), now).to(resolved))
 }

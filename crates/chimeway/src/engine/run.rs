@@ -3,12 +3,13 @@
 use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 
 use super::decision::{Decision, Reason, Transition};
 use crate::{
     definition::{
         Definition, StepIndex,
-        step::{Outcome, StepKind},
+        step::{JsonPath, Outcome, StepKind},
     },
     ids::{RunId, Sequence, SignalName, Visit},
 };
@@ -30,7 +31,42 @@ pub struct Run {
     pub status_reason: Cow<'static, str>,
     /// The length of its history.
     pub sequence: Sequence,
+    /// What its steps may look into, where that was read: see [`Definition::needs_facts`].
+    pub facts: Option<Arc<Facts>>,
+    /// Its action step has a delivery on its way.
+    pub sent: bool,
 }
+
+/// What the steps of a run may look into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// What its context holds: a JSON object.
+    pub context: Value,
+    /// What its trigger was given: a JSON object.
+    pub params: Value,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        let empty = || Value::Object(Map::new());
+        Self {
+            context: empty(),
+            params: empty(),
+        }
+    }
+}
+
+impl Facts {
+    /// What stands at that place in the context.
+    #[must_use]
+    pub fn context_at(&self, path: &JsonPath) -> Option<&Value> {
+        let mut names = path.names().iter();
+        names.try_fold(&self.context, |value, name| value.get(name))
+    }
+}
+
+/// The most a run's context may hold, in bytes of JSON.
+pub const MAX_CONTEXT: usize = 64 * 1024;
 
 /// The state of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +82,11 @@ pub enum RunState {
         /// The signals that end it early; without any, no signal does.
         stop_on: Vec<SignalName>,
     },
+    /// Suspended: a person is asked for a decision.
+    AwaitingApproval {
+        /// When nobody can decide any more; `None`: it waits for as long as it takes.
+        until: Option<DateTime<Utc>>,
+    },
     /// Ended: it came through.
     Completed,
     /// Ended: something made it stop.
@@ -59,7 +100,7 @@ pub enum RunState {
 pub enum StateName {
     /// See [`RunState::Active`].
     Active,
-    /// See [`RunState::Waiting`].
+    /// See [`RunState::Waiting`] and [`RunState::AwaitingApproval`].
     Waiting,
     /// See [`RunState::Completed`].
     Completed,
@@ -149,7 +190,7 @@ impl RunState {
         match self {
             Self::Born => None,
             Self::Active => Some(StateName::Active),
-            Self::Waiting { .. } => Some(StateName::Waiting),
+            Self::Waiting { .. } | Self::AwaitingApproval { .. } => Some(StateName::Waiting),
             Self::Completed => Some(StateName::Completed),
             Self::Stopped(_) => Some(StateName::Stopped),
             Self::Failed(_) => Some(StateName::Failed),
@@ -160,7 +201,9 @@ impl RunState {
     #[must_use]
     pub fn terminal_reason(&self) -> Option<TerminalReason> {
         match self {
-            Self::Born | Self::Active | Self::Waiting { .. } => None,
+            Self::Born | Self::Active | Self::Waiting { .. } | Self::AwaitingApproval { .. } => {
+                None
+            }
             Self::Completed => Some(TerminalReason::Completed),
             Self::Stopped(reason) | Self::Failed(reason) => Some(reason.clone()),
         }
@@ -185,18 +228,22 @@ impl Run {
             state: RunState::Born,
             status_reason: Reason::WorkflowStarted.as_str().into(),
             sequence: Sequence(0),
+            facts: None,
+            sent: false,
         }
     }
 
-    /// When a worker is to look at it next, if at all: a wait's end, or at once where a step is to be
-    /// entered by a worker.
+    /// When a worker is to look at it next, if at all: the end of a wait or of an approval's time, or at
+    /// once where a step is to be entered or its actions are to be performed by a worker.
     #[must_use]
     pub fn wake_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match &self.state {
             RunState::Waiting { until, .. } => Some(*until),
+            RunState::AwaitingApproval { until } => *until,
             RunState::Active => match self.definition.step(self.step).kind {
-                StepKind::Wait(_) => Some(now),
-                StepKind::Notify(_) => None,
+                StepKind::Wait(_) | StepKind::Condition(_) | StepKind::Approval(_) => Some(now),
+                StepKind::Action(_) => (!self.sent).then_some(now),
+                StepKind::Notify(_) | StepKind::Custom(_) => None,
             },
             RunState::Born | RunState::Completed | RunState::Stopped(_) | RunState::Failed(_) => {
                 None
@@ -217,12 +264,26 @@ impl Run {
         next
     }
 
+    /// Adds to the context; false, and nothing added, where it would hold more than [`MAX_CONTEXT`].
+    pub fn remember(&mut self, added: &Map<String, Value>) -> bool {
+        let mut facts = self.facts.as_deref().cloned().unwrap_or_default();
+        if let Value::Object(context) = &mut facts.context {
+            context.extend(added.clone());
+        }
+        let fits = facts.context.to_string().len() <= MAX_CONTEXT;
+        if fits {
+            self.facts = Some(Arc::new(facts));
+        }
+        fits
+    }
+
     /// Adds one line of history.
     pub fn apply(&mut self, transition: &Transition) {
         self.step = transition.step;
         self.visit = transition.visit;
         self.state = transition.to.clone();
         self.sequence = self.sequence.next();
+        self.sent = transition.reason == Reason::ActionSent;
         // That a step became current is not why a run is where it is: the line before says that.
         if transition.reason != Reason::StepActivated {
             self.status_reason = transition.reason.as_str().into();

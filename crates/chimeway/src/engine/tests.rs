@@ -54,6 +54,7 @@ fn result(visit: Visit, outcome: Outcome) -> Input {
     Input::Delivered(Delivered {
         delivery: DeliveryId(Uuid::from_u128(visit.0.unsigned_abs().into())),
         visit,
+        action: 0,
         outcome,
         status: status_of(outcome),
     })
@@ -69,7 +70,7 @@ fn status_of(outcome: Outcome) -> DeliveryStatus {
         Outcome::PermanentFailure => settled(AttemptResult::Permanent, 1),
         Outcome::Bounced => settled(AttemptResult::Bounced, 1),
         Outcome::Suppressed => DeliveryStatus::Suppressed,
-        Outcome::Elapsed => panic!("no delivery ends so"),
+        _ => panic!("no delivery ends so"),
     }
 }
 
@@ -112,6 +113,10 @@ fn state(state: &RunState) -> String {
             let signals: Vec<_> = stop_on.iter().map(SignalName::as_str).collect();
             format!("waiting({}|{})", until.format("%H:%M"), signals.join(","))
         }
+        RunState::AwaitingApproval { until } => {
+            let until = until.map_or("-".to_owned(), |until| until.format("%H:%M").to_string());
+            format!("asking({until})")
+        }
         RunState::Completed => "completed".to_owned(),
         RunState::Stopped(reason) => format!("stopped({reason})"),
         RunState::Failed(reason) => format!("failed({reason})"),
@@ -140,8 +145,35 @@ fn decision(run: &Run, decision: &Decision) -> String {
         Decision::Plan {
             step: index,
             visit,
+            action,
             channel,
-        } => format!("plan  {}  {channel}", step(run, *index, *visit)),
+        } => {
+            let of_action = if *action > 0 {
+                format!("  action {action}")
+            } else {
+                String::new()
+            };
+            format!("plan  {}  {channel}{of_action}", step(run, *index, *visit))
+        }
+        Decision::Ask {
+            step: index,
+            visit,
+            assignee,
+            until,
+        } => {
+            let until = until.map_or("-".to_owned(), |until| until.format("%H:%M").to_string());
+            format!(
+                "ask  {}  {assignee:?}  until {until}",
+                step(run, *index, *visit)
+            )
+        }
+        Decision::Withdraw => "withdraw".to_owned(),
+        Decision::Execute {
+            step: index,
+            visit,
+            actions,
+        } => format!("execute  {}  {actions:?}", step(run, *index, *visit)),
+        Decision::Remember(added) => format!("remember  {}", Value::Object(added.clone())),
         Decision::CancelUnsent => "cancel unsent".to_owned(),
     }
 }

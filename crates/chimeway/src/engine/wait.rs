@@ -47,27 +47,10 @@ pub(super) fn entering(
     .at(step, visit)
 }
 
-/// A worker looks at an active run: it enters the wait that the run's start could not.
-pub(super) fn enter_late(run: &Run, now: DateTime<Utc>) -> Verdict {
-    match &run.definition.step(run.step).kind {
-        StepKind::Wait(wait) => Verdict::Move(vec![Decision::Transition(entering(
-            run,
-            (run.step, run.visit),
-            wait,
-            now,
-            vec![],
-        ))]),
-        StepKind::Notify(_) => Verdict::Noop(Noop::DeliveryPending),
-    }
-}
-
 /// The time is over.
 pub(super) fn elapse(run: &Run, now: DateTime<Utc>) -> Verdict {
     let step = run.definition.step(run.step);
-    let target = step
-        .on_outcome
-        .get(&Outcome::Elapsed)
-        .unwrap_or(&Target::Next);
+    let target = step.leads(Outcome::Elapsed).unwrap_or(&Target::Next);
     let line = Transition::new(
         run,
         RunState::Active,
@@ -95,7 +78,7 @@ pub(super) fn signalled(
             .stop_conditions
             .iter()
             .find(|condition| condition.signal == *name),
-        StepKind::Notify(_) => None,
+        _ => None,
     };
     let Some(condition) = target else {
         return Verdict::Noop(Noop::NotListening);
@@ -129,13 +112,6 @@ fn leave(
     let mut reactivated = run.clone();
     reactivated.apply(&line);
     let mut decisions = vec![Decision::Transition(line)];
-    decisions.extend(
-        Leave {
-            run: &reactivated,
-            cause: Cause::Wait(reason),
-            now,
-        }
-        .to(resolved),
-    );
+    decisions.extend(Leave::new(&reactivated, Cause::Written(reason), now).to(resolved));
     Verdict::Move(decisions)
 }

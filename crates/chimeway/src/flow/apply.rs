@@ -195,10 +195,10 @@ fn new_definition(checked: &Validated, version: Version) -> NewDefinition {
         .map(|(place, step)| NewStep {
             id: StepId::fresh(),
             key: step.key.as_str().to_owned(),
-            kind: step.kind.name(),
+            kind: step.kind.name().to_owned(),
             channel: match &step.kind {
                 StepKind::Notify(notify) => Some(notify.channel.as_str().to_owned()),
-                StepKind::Wait(_) => None,
+                _ => None,
             },
             config: documents
                 .and_then(|steps| steps.get(place))

@@ -343,6 +343,7 @@ fn attempted(claimed: &Claimed, adapter: &str, worker: &str, ended: Ended) -> De
         crashes: row.crashes,
         run: row.run,
         visit: row.visit,
+        action: row.action,
         channel: row.channel.clone(),
         result: ended.result,
         adapter: if adapter.is_empty() {

@@ -12,14 +12,15 @@ use super::{
     Core, Point,
     batch::DueWork,
     made::{Made, SetAside},
-    metrics, progress,
+    metrics,
+    progress::{self, Acting},
 };
 use crate::{
-    definition::{StepIndex, StepKind},
+    definition::{Outcome, StepKind},
     engine::{Input, StateName, attempt, input::Delivered},
     ids::{RunId, Visit},
     store::{
-        StoreResult, healing,
+        StoreResult, approvals, healing,
         owed::parse_status,
         runs::{self, RunRow},
     },
@@ -53,7 +54,7 @@ impl DueWork for Due<'_> {
         let inputs = inputs(self.core, conn, &rows).await?;
         let late = |row: &RunRow| (row.now - row.wake_at?).to_std().ok();
         let late: Vec<Duration> = rows.iter().filter_map(late).collect();
-        let made = progress::advance(self.core, conn, rows, inputs).await?;
+        let (made, _) = progress::advance_each(self.core, conn, rows, inputs, Acting::Now).await?;
         metrics::timer_lateness(late.into_iter());
         Ok(made)
     }
@@ -73,8 +74,8 @@ impl DueWork for Due<'_> {
 }
 
 /// What locked runs are told when they are looked at: that they are due, and before that, where they
-/// are in a message, what has become of it. No due instant leads there but a cancellation, a retry by
-/// hand and the sweep: usually nothing is read.
+/// are in a message, what has become of it, and where they wait for a decision, what that is. No due instant
+/// leads into a message but a cancellation, a retry by hand and the sweep: usually nothing is read.
 pub(super) async fn inputs(
     core: &Core,
     conn: &mut PgConnection,
@@ -84,40 +85,58 @@ pub(super) async fn inputs(
         .definitions
         .get(conn, rows.iter().map(|row| row.workflow_definition_id))
         .await?;
-    let sends = |row: &&RunRow| {
-        let definition = definitions.get(&row.workflow_definition_id);
-        let step: Option<StepIndex> =
-            definition.and_then(|definition| definition.index_of(row.current_step_id));
-        row.state == StateName::Active.as_str()
-            && definition.zip(step).is_some_and(|(definition, step)| {
-                matches!(definition.step(step).kind, StepKind::Notify(_))
-            })
+    let kind = |row: &RunRow| {
+        let definition = definitions.get(&row.workflow_definition_id)?;
+        Some(
+            &definition
+                .step(definition.index_of(row.current_step_id)?)
+                .kind,
+        )
     };
-    let visits: Vec<(RunId, Visit)> = rows
-        .iter()
-        .filter(sends)
-        .map(|row| (row.id, Visit(row.visit)))
-        .collect();
-    let mut messages: HashMap<RunId, Option<Input>> = visits
-        .iter()
-        .map(|(run, _)| (*run, Some(Input::DeliveryMissing)))
-        .collect();
-    for message in healing::messages(conn, &visits).await? {
+    let (mut sending, mut asking) = (vec![], vec![]);
+    let mut first: HashMap<RunId, Option<Input>> = HashMap::new();
+    for row in rows {
+        let visit = (row.id, Visit(row.visit));
+        match (StateName::parse(&row.state), kind(row)) {
+            (Some(StateName::Active), Some(StepKind::Notify(_) | StepKind::Custom(_))) => {
+                first.insert(row.id, Some(Input::DeliveryMissing));
+                sending.push(visit);
+            }
+            // Without a delivery none of its actions was performed.
+            (Some(StateName::Active), Some(StepKind::Action(_))) => sending.push(visit),
+            (Some(StateName::Waiting), Some(StepKind::Approval(_))) => {
+                first.insert(row.id, Some(Input::ApprovalMissing));
+                asking.push(visit);
+            }
+            _ => {}
+        }
+    }
+    for message in healing::messages(conn, &sending).await? {
         let status = parse_status(message.id, &message.status)?;
         let outcome = attempt::outcome_of(status, message.status_reason.as_deref());
-        let told = outcome.map(|outcome| {
+        let told = outcome.map_or(Input::Sending, |outcome| {
             Input::Delivered(Delivered {
                 delivery: message.id,
                 visit: message.visit,
+                action: usize::try_from(message.action).unwrap_or_default(),
                 outcome,
                 status,
             })
         });
-        messages.insert(message.run, told);
+        first.insert(message.run, Some(told));
+    }
+    for asked in approvals::outcomes(conn, &asking).await? {
+        let outcome = asked.decision.as_deref().and_then(Outcome::parse);
+        let told = outcome.map(|outcome| Input::Decided {
+            approval: asked.id,
+            visit: asked.visit,
+            outcome,
+        });
+        first.insert(asked.run, told);
     }
     let told = rows.iter().map(|row| {
-        let message = messages.remove(&row.id).flatten();
-        (row.id, message.into_iter().chain([Input::Due]).collect())
+        let before = first.remove(&row.id).flatten();
+        (row.id, before.into_iter().chain([Input::Due]).collect())
     });
     Ok(told.collect())
 }

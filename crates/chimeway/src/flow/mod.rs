@@ -7,8 +7,10 @@
 //!
 //! Must not: hold SQL, know what runs the fleet's tasks (that is [`queue`](crate::queue)'s), make a network call inside a transaction.
 
+pub mod actions;
 mod address_book;
 pub mod apply;
+pub mod approvals;
 mod batch;
 mod check;
 mod commit;
@@ -30,6 +32,7 @@ pub mod preferences;
 mod progress;
 pub mod recipients;
 mod record;
+pub mod roles;
 mod route;
 mod start;
 mod sweep;
@@ -47,8 +50,10 @@ use std::{
 
 use sqlx::PgPool;
 
+pub use actions::{ActionCall, ActionError, ActionKind};
 pub use address_book::{AddressBook, Contact};
 pub use apply::{Applied, ApplyStatus};
+pub use approvals::{Approvals, Decided};
 pub use dispatch::Settled;
 pub use error::FlowError;
 pub use explain::{DeliveryFacts, Explanation};
@@ -57,6 +62,7 @@ pub use inbox::Inbox;
 pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use roles::Roles;
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use tokens::{Bearer, Issued, NewToken, StoredToken, Tokens};
 pub use track::Signal;
@@ -67,7 +73,7 @@ use crate::{
     channels::{Channel, Registry},
     definition::Known,
     engine::Budget,
-    ids::{BadName, ChannelName},
+    ids::{ActionName, BadName, ChannelName, KindName},
     queue::{QueueName, Wakes},
     store::{healing::Place, settings},
 };
@@ -114,6 +120,7 @@ pub struct Chimeway {
 pub(crate) struct Core {
     pub(crate) channels: Registry,
     pub(crate) known: Known,
+    pub(crate) actions: actions::Registry,
     pub(crate) definitions: definitions::Cache,
     pub(crate) templates: templates::Cache,
     pub(crate) wakes: Wakes,
@@ -158,6 +165,9 @@ impl Chimeway {
 pub struct ChimewayBuilder {
     channels: Registry,
     known: Vec<ChannelName>,
+    actions: actions::Registry,
+    known_actions: Vec<ActionName>,
+    known_steps: Vec<KindName>,
     rendering: Vec<ChannelName>,
     dispatcher: Dispatcher,
     worker: Option<String>,
@@ -190,6 +200,38 @@ impl ChimewayBuilder {
     /// [`BadName`] if the name is blank or too long.
     pub fn extra_channel(mut self, name: &str) -> Result<Self, BadName> {
         self.known.push(ChannelName::new(name)?);
+        Ok(self)
+    }
+
+    /// Registers an action under a name; action steps may then name it. Replaces one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn action(mut self, name: &str, action: impl ActionKind) -> Result<Self, BadName> {
+        let name = ActionName::new(name)?;
+        self.actions.register(&name, Arc::new(action));
+        self.known_actions.push(name);
+        Ok(self)
+    }
+
+    /// An action that documents may name although this process cannot perform it.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn extra_action(mut self, name: &str) -> Result<Self, BadName> {
+        self.known_actions.push(ActionName::new(name)?);
+        Ok(self)
+    }
+
+    /// A kind of step that documents may name although this process cannot do its work.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn extra_step(mut self, kind: &str) -> Result<Self, BadName> {
+        self.known_steps.push(KindName::new(kind)?);
         Ok(self)
     }
 
@@ -241,7 +283,10 @@ impl ChimewayBuilder {
                 channels: self.channels,
                 known: Known::default()
                     .with_channels(self.known)
-                    .with_rendering(self.rendering),
+                    .with_rendering(self.rendering)
+                    .with_steps(self.known_steps)
+                    .with_actions(self.known_actions),
+                actions: self.actions,
                 definitions: definitions::Cache::default(),
                 templates: templates::Cache::default(),
                 wakes: Wakes::default(),

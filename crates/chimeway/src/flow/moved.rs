@@ -1,19 +1,20 @@
 //! A run on its way through a transaction: read from its row, moved by decisions, written back.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::{
-    definition::{Definition, StepKind},
+    definition::{Definition, StepIndex, StepKind},
     engine::{
-        Decision, Reason, Run, RunState, StateName, TerminalReason, Transition,
+        Asked, Decision, Reason, Run, RunState, StateName, TerminalReason, Transition,
         attempt::status_reason::{CANCELLED, SUPERSEDED},
     },
-    ids::{DeliveryId, NotificationId, Sequence, SignalName, Visit},
+    ids::{ApprovalId, DeliveryId, NotificationId, Sequence, SignalName, Visit},
     store::{
         StoreError, StoreResult,
+        approvals::NewApproval,
         deliveries::NewDelivery,
         runs::{RunRow, SavedRun},
         transitions::NewTransition,
@@ -35,6 +36,13 @@ pub(super) struct Writes {
     pub(super) deliveries: Vec<NewDelivery>,
     /// What it still had to send is not sent, for this reason.
     pub(super) cancel_unsent: Option<&'static str>,
+    /// Decisions that people are asked for.
+    pub(super) approvals: Vec<NewApproval>,
+    /// What it had asked for is not needed any more.
+    pub(super) withdraw: bool,
+    /// Actions that are to be performed before anything else happens to it.
+    pub(super) execute: Option<Range<usize>>,
+    context: Option<Value>,
     status_context: Option<Value>,
 }
 
@@ -69,21 +77,29 @@ impl Moved {
                 Decision::Plan {
                     step,
                     visit,
+                    action,
                     channel,
                 } => {
-                    let (category, unless_read) = match &self.run.definition.step(*step).kind {
-                        StepKind::Notify(notify) => (notify.category.as_ref(), notify.unless_read),
-                        StepKind::Wait(_) => (None, false),
-                    };
+                    // What is no message to the recipient is none that they could not want.
+                    let (recipient, category, unless_read) =
+                        match &self.run.definition.step(*step).kind {
+                            StepKind::Notify(notify) => (
+                                Some(self.owner.actor.clone()),
+                                notify.category.as_ref(),
+                                notify.unless_read,
+                            ),
+                            _ => (None, None, false),
+                        };
                     self.writes.deliveries.push(NewDelivery {
                         id: DeliveryId::fresh(),
                         run: self.run.id,
                         step: self.run.definition.step_id(*step),
                         visit: *visit,
+                        action: i32::try_from(*action).unwrap_or(i32::MAX),
                         notification: self.owner.notification,
                         tenant: self.owner.tenant.clone(),
                         channel: channel.as_str().to_owned(),
-                        recipient: self.owner.actor.clone(),
+                        recipient,
                         category: category.map(ToString::to_string),
                         unless_read,
                         due: now,
@@ -93,8 +109,50 @@ impl Moved {
                     let by_hand = self.run.state == RunState::Stopped(TerminalReason::Cancelled);
                     self.writes.cancel_unsent = Some(if by_hand { CANCELLED } else { SUPERSEDED });
                 }
+                Decision::Ask {
+                    step,
+                    visit,
+                    assignee,
+                    until,
+                } => self.ask((*step, *visit), assignee, *until, now),
+                Decision::Withdraw => self.writes.withdraw = true,
+                Decision::Execute { actions, .. } => self.writes.execute = Some(actions.clone()),
+                Decision::Remember(added) => {
+                    self.run.remember(added);
+                    let facts = self.run.facts.as_ref();
+                    self.writes.context = facts.map(|facts| facts.context.clone());
+                }
             }
         }
+    }
+
+    /// The line that entered the step, written just before, names the approval.
+    fn ask(
+        &mut self,
+        (step, visit): (StepIndex, Visit),
+        assignee: &Asked,
+        deadline: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) {
+        let id = ApprovalId::fresh();
+        let (assignee_kind, assignee) = match assignee {
+            Asked::User(user) => ("user", user.as_str()),
+            Asked::Role(role) => ("role", role.as_str()),
+        };
+        if let Some(line) = self.writes.transitions.last_mut() {
+            line.approval = Some(id);
+        }
+        self.writes.approvals.push(NewApproval {
+            id,
+            run: self.run.id,
+            step: self.run.definition.step_id(step),
+            visit,
+            tenant: self.owner.tenant.clone(),
+            assignee_kind,
+            assignee: assignee.to_owned(),
+            deadline,
+            at: now,
+        });
     }
 
     fn line(&self, transition: &Transition, now: DateTime<Utc>) -> NewTransition {
@@ -103,6 +161,7 @@ impl Moved {
             step: self.run.definition.step_id(transition.step),
             delivery: transition.delivery,
             signal: transition.signal,
+            approval: transition.approval,
             sequence: self.run.sequence,
             visit: transition.visit,
             from: transition.from.map(StateName::as_str),
@@ -120,6 +179,7 @@ impl Moved {
                 Some(*until),
                 stop_on.iter().map(ToString::to_string).collect(),
             ),
+            RunState::AwaitingApproval { until } => (*until, vec![]),
             _ => (None, vec![]),
         };
         SavedRun {
@@ -129,6 +189,7 @@ impl Moved {
             state: self.run.state.name().map_or("active", StateName::as_str),
             status_reason: self.run.status_reason.clone().into_owned(),
             status_context: self.writes.status_context.clone(),
+            context: self.writes.context.clone(),
             suspended_until,
             wake_at: self.run.wake_at(now),
             pending_signals,
@@ -154,12 +215,16 @@ pub(super) fn decode(row: &RunRow, definition: Option<Arc<Definition>>) -> Store
     let step = definition
         .index_of(row.current_step_id)
         .ok_or_else(|| bad("current_step_id"))?;
+    let is_approval = matches!(definition.step(step).kind, StepKind::Approval(_));
     let reason = || {
         let text = row.terminal_reason.as_deref().unwrap_or_default();
         TerminalReason::parse(text).ok_or_else(|| bad("terminal_reason"))
     };
     let state = match StateName::parse(&row.state).ok_or_else(|| bad("state"))? {
         StateName::Active => RunState::Active,
+        StateName::Waiting if is_approval => RunState::AwaitingApproval {
+            until: row.suspended_until,
+        },
         StateName::Waiting => RunState::Waiting {
             until: row.suspended_until.ok_or_else(|| bad("suspended_until"))?,
             stop_on: row
@@ -181,6 +246,9 @@ pub(super) fn decode(row: &RunRow, definition: Option<Arc<Definition>>) -> Store
         state,
         status_reason: row.status_reason.clone().into(),
         sequence: Sequence(row.transition_count),
+        facts: None,
+        // Else it is due: its deliveries say how far it has come.
+        sent: row.wake_at.is_none(),
     })
 }
 
@@ -197,6 +265,7 @@ pub(super) fn ended_undecoded(row: &RunRow) -> (SavedRun, NewTransition) {
         state: to,
         status_reason: reason.to_owned(),
         status_context: None,
+        context: None,
         suspended_until: None,
         wake_at: None,
         pending_signals: vec![],
@@ -209,6 +278,7 @@ pub(super) fn ended_undecoded(row: &RunRow) -> (SavedRun, NewTransition) {
         step: row.current_step_id,
         delivery: None,
         signal: None,
+        approval: None,
         sequence,
         visit: Visit(row.visit),
         from: StateName::parse(&row.state).map(StateName::as_str),

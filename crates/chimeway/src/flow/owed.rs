@@ -79,6 +79,7 @@ impl DueWork for Owed<'_> {
                 let result = Delivered {
                     delivery: row.id,
                     visit: row.visit,
+                    action: usize::try_from(row.action).unwrap_or_default(),
                     outcome,
                     status,
                 };

@@ -6,24 +6,27 @@
 //! a later statement, so that it sees what committed while the lock was waited for. A visible signal
 //! thereby beats the timer, routed or not, and an early one ends the wait it was too early for.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::{
-    Core,
+    Core, actions,
     made::{Made, SetAside},
     moved::{Moved, Owner, decode, ended_undecoded},
     owed::SET_ASIDE,
 };
 use crate::{
     definition::{Expected, Match, StepIndex, StepKind},
-    engine::{Input, Noop, RunState, Verdict, attempt::status_reason::CANCELLED, decide},
+    engine::{Facts, Input, Noop, RunState, Verdict, attempt::status_reason::CANCELLED, decide},
     ids::{RunId, SignalId, SignalName, Visit},
     store::{
-        StoreResult, deliveries, owed,
+        StoreResult, approvals, deliveries, owed,
         runs::{self, RunRow},
         signals::{self, Candidate, Listening},
         transitions,
@@ -123,6 +126,9 @@ impl Locked {
 
     fn tell(&mut self, input: &Input) {
         self.told += 1;
+        if *input == Input::Sending {
+            self.moved.run.sent = true;
+        }
         let decisions = match decide(&self.moved.run, input, self.now) {
             Verdict::Move(decisions) => decisions,
             Verdict::Noop(noop) => {
@@ -138,6 +144,24 @@ impl Locked {
         }
         self.moved.apply(&decisions, self.now);
     }
+
+    /// Performs the actions that the run has come to: what comes of it is told next.
+    async fn perform(&mut self, core: &Core, conn: &mut PgConnection) -> StoreResult<()> {
+        while let Some(actions) = self.moved.writes.execute.take() {
+            let executed = actions::perform(core, conn, &self.moved, actions, self.now).await?;
+            self.tell(&Input::Executed(executed));
+        }
+        Ok(())
+    }
+}
+
+/// Whether actions that runs come to are performed in this transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acting {
+    /// They are.
+    Now,
+    /// They are not: their runs are made due.
+    Later,
 }
 
 fn comparison(one: &Match) -> Value {
@@ -159,7 +183,9 @@ pub(super) async fn advance(
     rows: Vec<RunRow>,
     inputs: HashMap<RunId, VecDeque<Input>>,
 ) -> StoreResult<Made> {
-    Ok(advance_each(core, conn, rows, inputs).await?.0)
+    Ok(advance_each(core, conn, rows, inputs, Acting::Later)
+        .await?
+        .0)
 }
 
 /// As [`advance`], and says what became of each run that decodes.
@@ -168,6 +194,7 @@ pub(super) async fn advance_each(
     conn: &mut PgConnection,
     rows: Vec<RunRow>,
     mut inputs: HashMap<RunId, VecDeque<Input>>,
+    acting: Acting,
 ) -> StoreResult<(Made, Vec<Advanced>)> {
     let definitions = core
         .definitions
@@ -220,6 +247,7 @@ pub(super) async fn advance_each(
             }
         }
     }
+    read_facts(conn, &mut locked).await?;
     let set_aside = SetAside {
         runs: runs::fail(conn, &undecodable, "does_not_decode").await?,
         ..SetAside::default()
@@ -261,6 +289,9 @@ pub(super) async fn advance_each(
             let input = signalled.or_else(|| one.inputs.pop_front());
             if let Some(input) = input {
                 one.tell(&input);
+                if acting == Acting::Now {
+                    one.perform(core, conn).await?;
+                }
                 told = true;
             }
         }
@@ -278,6 +309,23 @@ pub(super) async fn advance_each(
     Ok((made.and(set_aside.into()), advanced))
 }
 
+/// What the steps of these runs look into, where they do: one statement for all.
+async fn read_facts(conn: &mut PgConnection, locked: &mut [Locked]) -> StoreResult<()> {
+    let needy = locked
+        .iter()
+        .filter(|one| one.moved.run.definition.needs_facts());
+    let needy: Vec<RunId> = needy.map(|one| one.moved.run.id).collect();
+    let mut read: HashMap<RunId, Arc<Facts>> = HashMap::new();
+    for row in runs::facts(conn, &needy).await? {
+        let (context, params) = (row.context, row.params);
+        read.insert(row.id, Arc::new(Facts { context, params }));
+    }
+    for one in locked {
+        one.moved.run.facts = read.remove(&one.moved.run.id);
+    }
+    Ok(())
+}
+
 async fn write(
     conn: &mut PgConnection,
     locked: Vec<Locked>,
@@ -287,14 +335,17 @@ async fn write(
     let (mut rows, mut lines): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
     let mut cancelled: Vec<(RunId, &'static str)> =
         rows.iter().map(|row| (row.id, CANCELLED)).collect();
-    let mut planned = vec![];
+    // Of a row that does not decode, anything may be open.
+    let mut withdrawn: Vec<RunId> = rows.iter().map(|row| row.id).collect();
+    let (mut planned, mut asked) = (vec![], vec![]);
     for one in locked {
         let mut row = one.moved.row(one.now);
-        if one.told >= MOST_STEPS && row.terminal_reason.is_none() {
+        let acts = one.moved.writes.execute.is_some();
+        if (one.told >= MOST_STEPS || acts) && row.terminal_reason.is_none() {
             row.wake_at = Some(one.now);
         }
         let moved = !one.moved.writes.transitions.is_empty();
-        if !moved && !one.was_due {
+        if !moved && !one.was_due && !acts {
             continue;
         }
         if let Some(wake_at) = row.wake_at {
@@ -304,12 +355,18 @@ async fn write(
         if let Some(reason) = one.moved.writes.cancel_unsent {
             cancelled.push((row.id, reason));
         }
+        if one.moved.writes.withdraw {
+            withdrawn.push(row.id);
+        }
+        asked.extend(one.moved.writes.approvals);
         lines.extend(one.moved.writes.transitions);
         planned.extend(one.moved.writes.deliveries);
         rows.push(row);
     }
     runs::save(conn, &rows).await?;
     deliveries::cancel_unsent(conn, &cancelled).await?;
+    approvals::withdraw(conn, &withdrawn).await?;
+    approvals::open(conn, &asked).await?;
     transitions::append(conn, &lines).await?;
     made.plan(conn, &planned).await?;
     Ok(made)

@@ -36,6 +36,8 @@ pub(crate) struct Attempted {
     pub(super) crashes: i32,
     pub(super) run: RunId,
     pub(super) visit: Visit,
+    /// The place of its action in the step.
+    pub(super) action: i32,
     pub(super) channel: String,
     pub(super) result: AttemptResult,
     pub(super) adapter: String,
@@ -311,6 +313,7 @@ async fn record(
         let result = Delivered {
             delivery: item.claim.id,
             visit: item.visit,
+            action: usize::try_from(item.action).unwrap_or_default(),
             outcome: settled.outcome,
             status: settled.status,
         };

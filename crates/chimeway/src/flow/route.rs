@@ -14,7 +14,7 @@ use super::{
     batch::DueWork,
     made::{Made, SetAside},
     metrics,
-    progress::{self, Advanced},
+    progress::{self, Acting, Advanced},
 };
 use crate::{
     ids::{RunId, SignalId},
@@ -102,7 +102,8 @@ pub(super) async fn route(
     asked.dedup();
     let rows = runs::lock(conn, &asked).await?;
     let held = progress::skipped(conn, asked, &rows).await?;
-    let (made, advanced) = progress::advance_each(core, conn, rows, HashMap::new()).await?;
+    let (made, advanced) =
+        progress::advance_each(core, conn, rows, HashMap::new(), Acting::Later).await?;
 
     let (mut routed, mut deferred, mut partly) = (vec![], vec![], vec![]);
     for (signal, part) in plan.signals {

@@ -48,6 +48,7 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
                 crashes: row.crashes,
                 run: row.run,
                 visit: row.visit,
+                action: row.action,
                 result: AttemptResult::Unknown,
                 adapter: row.channel.clone(),
                 channel: row.channel,

@@ -191,7 +191,7 @@ fn notify_steps(checked: &Validated) -> impl Iterator<Item = (usize, &Notify)> {
     let steps = checked.plan.steps.iter().enumerate();
     steps.filter_map(|(place, step)| match &step.kind {
         StepKind::Notify(notify) => Some((place, notify)),
-        StepKind::Wait(_) => None,
+        _ => None,
     })
 }
 
@@ -384,7 +384,7 @@ fn render_key<'a>(
     let definition: &Definition = definitions.get(&row.definition?)?;
     match &definition.step(definition.index_of(row.step)?).kind {
         StepKind::Notify(notify) => Some(&notify.render_key),
-        StepKind::Wait(_) => None,
+        _ => None,
     }
 }
 

@@ -49,6 +49,8 @@ pub struct ClaimedRow {
     pub step: StepId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Whose notification.
     pub notification: Option<NotificationId>,
     /// Whose it is.
@@ -183,7 +185,7 @@ select
     c.id as "id!: DeliveryId", c.claim_no as "claim_no!: ClaimNo",
     c.attempts as "attempt!: AttemptNumber", c.crashes as "crashes!",
     c.workflow_run_id as "run!: RunId", c.workflow_step_id as "step!: StepId",
-    c.visit as "visit!: Visit", c.notification_id as "notification: NotificationId",
+    c.visit as "visit!: Visit", c.action_index as "action!", c.notification_id as "notification: NotificationId",
     c.tenant_id as "tenant!", c.channel as "channel!",
     r.workflow_definition_id as "definition?: DefinitionId", r.visit as "run_visit?: Visit",
     (r.ended_at is null and r.cancel_requested_at is null and r.id is not null) as "run_live", r.actor_id as "recipient?",
@@ -289,6 +291,8 @@ pub struct ExpiredRow {
     pub run: RunId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Which channel carried it.
     pub channel: String,
     /// The worker process that held it.
@@ -317,7 +321,7 @@ pub async fn expired(
 select
     d.id as "id: DeliveryId", d.claim_no as "claim_no: ClaimNo",
     d.attempts as "attempt: AttemptNumber", d.crashes, d.workflow_run_id as "run: RunId",
-    d.visit as "visit: Visit", d.channel, coalesce(d.lease_owner, '') as "owner!",
+    d.visit as "visit: Visit", d.action_index as action, d.channel, coalesce(d.lease_owner, '') as "owner!",
     d.lease_until as "lease_until!", (select chimeway.now()) as "now!"
 from (
     select *

@@ -29,14 +29,16 @@ pub struct NewDelivery {
     pub step: StepId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Whose notification.
     pub notification: Option<NotificationId>,
     /// Whose it is.
     pub tenant: String,
     /// Which channel carries it.
     pub channel: String,
-    /// Who is to get it: whose preferences count.
-    pub recipient: String,
+    /// Who is to get it: whose preferences count; `None`: nobody's.
+    pub recipient: Option<String>,
     /// What kind of message its step says it is; else the trigger's `params.category` counts.
     pub category: Option<String>,
     /// Not for somebody who has read the notification already.
@@ -61,19 +63,20 @@ pub async fn plan(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> StoreR
 with planned as (
     insert into chimeway.deliveries (
         id, workflow_run_id, workflow_step_id, visit, notification_id, tenant_id, channel,
-        status, status_reason, checkpoint, next_attempt_at, progress_owed_at, inserted_at, updated_at
+        status, status_reason, checkpoint, next_attempt_at, progress_owed_at, inserted_at, updated_at,
+        action_index
     )
     select u.id, u.run_id, u.step_id, u.visit, u.notification_id, u.tenant_id, u.channel,
         case when v.reason is null then 'pending' else 'suppressed' end, v.reason,
         case when v.reason is not null then 'planning' end,
         case when v.reason is null then u.due end, case when v.reason is not null then u.due end,
-        u.due, u.due
+        u.due, u.due, u.action_index
     from unnest(
             $1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::uuid[], $6::text[], $7::text[],
-            $8::timestamptz[], $9::text[], $10::text[], $11::bool[]
+            $8::timestamptz[], $9::text[], $10::text[], $11::bool[], $12::int[]
         ) as u (
             id, run_id, step_id, visit, notification_id, tenant_id, channel, due, recipient, category,
-            unless_read
+            unless_read, action_index
         )
         left join lateral (
             select p.kind || '_disabled' as reason
@@ -110,9 +113,10 @@ select count(*) as "count!" from planned where status = 'suppressed'"#,
         &deliveries.iter().map(|delivery| delivery.tenant.clone()).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.channel.clone()).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.due).collect::<Vec<_>>(),
-        &deliveries.iter().map(|delivery| delivery.recipient.clone()).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.recipient.clone()).collect::<Vec<_>>() as _,
         &deliveries.iter().map(|delivery| delivery.category.clone()).collect::<Vec<_>>() as _,
         &deliveries.iter().map(|delivery| delivery.unless_read).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.action).collect::<Vec<_>>(),
     )
     .fetch_one(conn)
     .await?;

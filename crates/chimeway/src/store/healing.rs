@@ -21,7 +21,8 @@ pub struct Place {
 /// What a stretch of the walk found.
 #[derive(Debug, Clone, Default)]
 pub struct Stretch {
-    /// Live runs that nothing moves: no due instant, no message on its way, no result owed.
+    /// Live runs that nothing moves: no due instant, no message on its way, no result owed,
+    /// no decision that a person is asked for.
     pub stuck: Vec<RunId>,
     /// Where the next stretch begins; `None` at the end.
     pub next: Option<Place>,
@@ -56,6 +57,9 @@ where s.unmoved and not exists (
         and (d.status in ('pending', 'dispatched', 'failed') or d.progress_owed_at is not null
             -- Said by hand: it has no result to go on with.
             or (d.status = 'cancelled' and d.status_reason = 'superseded'))
+) and not exists (
+    select from chimeway.approvals a
+    where a.workflow_run_id = s.id and a.visit = s.visit and a.decision is null
 )
 union all
 select id, true, tenant_id, actor_id, length from last"#,
@@ -117,6 +121,8 @@ pub struct MessageRow {
     pub run: RunId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Which delivery.
     pub id: DeliveryId,
     /// Its status.
@@ -125,7 +131,7 @@ pub struct MessageRow {
     pub status_reason: Option<String>,
 }
 
-/// The messages of these visits, where there are any.
+/// The messages of these visits, where there are any; of each the one of the last action.
 ///
 /// # Errors
 ///
@@ -140,10 +146,15 @@ pub async fn messages(
     Ok(sqlx::query_as!(
         MessageRow,
         r#"-- healing::messages
-select d.workflow_run_id as "run: RunId", d.visit as "visit: Visit", d.id as "id: DeliveryId", d.status,
-    d.status_reason
+select d.workflow_run_id as "run: RunId", d.visit as "visit: Visit", d.action_index as action,
+    d.id as "id: DeliveryId", d.status, d.status_reason
 from unnest($1::uuid[], $2::int[]) as u (run_id, visit)
-join chimeway.deliveries d on d.workflow_run_id = u.run_id and d.visit = u.visit and d.action_index = 0"#,
+cross join lateral (
+    select * from chimeway.deliveries d
+    where d.workflow_run_id = u.run_id and d.visit = u.visit
+    order by d.action_index desc
+    limit 1
+) d"#,
         &visits.iter().map(|(run, _)| run.0).collect::<Vec<_>>(),
         &visits.iter().map(|(_, visit)| visit.0).collect::<Vec<_>>(),
     )

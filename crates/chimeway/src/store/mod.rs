@@ -13,6 +13,7 @@
 //! To add a table: 1. a migration with a comment on each column; 2. a file here named for the
 //! aggregate; 3. its place in the lock order; 4. `scripts/prepare-queries`.
 
+pub mod approvals;
 pub mod attempts;
 pub mod claims;
 pub mod cron;
@@ -29,6 +30,7 @@ pub mod owed;
 pub mod preferences;
 pub mod recipients;
 mod refusal;
+pub mod roles;
 pub mod run_views;
 pub mod runs;
 pub mod schema;

@@ -48,6 +48,8 @@ pub struct OwedRow {
     pub run: RunId,
     /// Of which visit.
     pub visit: Visit,
+    /// The place of its action in the step; 0 for a step that is one message.
+    pub action: i32,
     /// Its status.
     pub status: String,
     /// Why.
@@ -68,7 +70,7 @@ pub async fn list(
         OwedRow,
         r#"-- owed::list
 select id as "id: DeliveryId", workflow_run_id as "run: RunId", visit as "visit: Visit",
-    status, status_reason
+    action_index as action, status, status_reason
 from chimeway.deliveries
 where progress_owed_at is not null and progress_owed_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))

@@ -41,6 +41,8 @@ pub struct SavedRun {
     pub status_reason: String,
     /// Structural facts beside it; `None` keeps what is stored.
     pub status_context: Option<Value>,
+    /// What its context holds; `None` keeps what is stored.
+    pub context: Option<Value>,
     /// When the wait ends by itself.
     pub suspended_until: Option<DateTime<Utc>>,
     /// When a worker is to look at it.
@@ -266,6 +268,7 @@ set current_step_id = u.step_id,
     state = u.state,
     status_reason = u.status_reason,
     status_context = coalesce(u.status_context, r.status_context),
+    context = coalesce(u.context, r.context),
     suspended_until = u.suspended_until,
     wake_at = u.wake_at,
     pending_signals = array(select jsonb_array_elements_text(u.pending_signals)),
@@ -277,10 +280,10 @@ set current_step_id = u.step_id,
     quarantine_reason = null
 from unnest(
     $1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::timestamptz[],
-    $8::timestamptz[], $9::jsonb[], $10::text[], $11::int[], $12::timestamptz[]
+    $8::timestamptz[], $9::jsonb[], $10::text[], $11::int[], $12::timestamptz[], $13::jsonb[]
 ) as u (
     id, step_id, visit, state, status_reason, status_context, suspended_until,
-    wake_at, pending_signals, terminal_reason, transition_count, at
+    wake_at, pending_signals, terminal_reason, transition_count, at, context
 )
 where r.id = u.id and case when r.ended_at is null then true else false end"#,
         &runs.iter().map(|run| run.id.0).collect::<Vec<_>>(),
@@ -310,11 +313,49 @@ where r.id = u.id and case when r.ended_at is null then true else false end"#,
             .collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.sequence.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.at).collect::<Vec<_>>(),
+        &runs
+            .iter()
+            .map(|run| run.context.clone())
+            .collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?
     .rows_affected();
     ensure_affected("runs::save", runs.len(), written)
+}
+
+/// What the steps of a run may look into.
+#[derive(Debug, Clone)]
+pub struct FactsRow {
+    /// Which run.
+    pub id: RunId,
+    /// What its context holds.
+    pub context: Value,
+    /// What its trigger was given.
+    pub params: Value,
+}
+
+/// What the steps of these runs may look into: a later statement than the one that locked them.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn facts(conn: &mut PgConnection, runs: &[RunId]) -> StoreResult<Vec<FactsRow>> {
+    if runs.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_as!(
+        FactsRow,
+        r#"-- runs::facts
+select r.id as "id!: RunId", r.context as "context!", coalesce(e.params, '{}') as "params!"
+from chimeway.workflow_runs r
+left join chimeway.notifications n on n.id = r.notification_id
+left join chimeway.events e on e.id = n.event_id
+where r.id = any($1)"#,
+        runs as _,
+    )
+    .fetch_all(conn)
+    .await?)
 }
 
 /// What a host says of a run by hand, beside its state.

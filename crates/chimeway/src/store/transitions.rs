@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreResult;
-use crate::ids::{DeliveryId, RunId, Sequence, SignalId, StepId, Visit};
+use crate::ids::{ApprovalId, DeliveryId, RunId, Sequence, SignalId, StepId, Visit};
 
 /// One line of history, as it is written.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct NewTransition {
     pub delivery: Option<DeliveryId>,
     /// The signal that moved the run.
     pub signal: Option<SignalId>,
+    /// The approval that it opens, or that moved the run.
+    pub approval: Option<ApprovalId>,
     /// Its place in the run's history.
     pub sequence: Sequence,
     /// The visit after it.
@@ -52,11 +54,11 @@ pub async fn append(conn: &mut PgConnection, lines: &[NewTransition]) -> StoreRe
         r#"-- transitions::append
 insert into chimeway.workflow_transitions (
     workflow_run_id, workflow_step_id, delivery_id, signal_id, sequence, visit,
-    from_state, to_state, reason, context, inserted_at
+    from_state, to_state, reason, context, inserted_at, approval_id
 )
 select * from unnest(
     $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::int[],
-    $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::timestamptz[]
+    $7::text[], $8::text[], $9::text[], $10::jsonb[], $11::timestamptz[], $12::uuid[]
 )"#,
         &column(|line| line.run.0),
         &column(|line| line.step.0),
@@ -81,6 +83,10 @@ select * from unnest(
             .map(|line| line.context.clone())
             .collect::<Vec<_>>(),
         &lines.iter().map(|line| line.at).collect::<Vec<_>>(),
+        &lines
+            .iter()
+            .map(|line| line.approval.map(|id| id.0))
+            .collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?;
@@ -112,6 +118,8 @@ pub struct StoredTransition {
     pub delivery_id: Option<DeliveryId>,
     /// The signal that moved the run.
     pub signal_id: Option<SignalId>,
+    /// The approval that it opens, or that moved the run.
+    pub approval_id: Option<ApprovalId>,
     /// When it happened.
     pub inserted_at: DateTime<Utc>,
 }
@@ -136,7 +144,7 @@ select * from (
         t.workflow_run_id as "workflow_run_id: RunId", t.sequence, s.step_key as "step_key?",
         t.workflow_step_id as "workflow_step_id: StepId", t.visit, t.from_state, t.to_state, t.reason,
         t.context, t.delivery_id as "delivery_id: DeliveryId", t.signal_id as "signal_id: SignalId",
-        t.inserted_at
+        t.approval_id as "approval_id: ApprovalId", t.inserted_at
     from chimeway.workflow_transitions t
     join chimeway.workflow_runs r on r.id = t.workflow_run_id
     left join chimeway.workflow_steps s on s.id = t.workflow_step_id

@@ -135,8 +135,8 @@ pub struct NewStep {
     pub id: StepId,
     /// What it is called.
     pub key: String,
-    /// notify or wait.
-    pub kind: &'static str,
+    /// notify, wait, condition, approval, action, or a host's own.
+    pub kind: String,
     /// The channel of a notify step.
     pub channel: Option<String>,
     /// The step as it stands in the document.
@@ -204,7 +204,7 @@ from unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::jsonb[])
         new.id.0,
         &new.steps.iter().map(|step| step.id.0).collect::<Vec<_>>(),
         &new.steps.iter().map(|step| step.key.clone()).collect::<Vec<_>>(),
-        &new.steps.iter().map(|step| step.kind).collect::<Vec<_>>() as _,
+        &new.steps.iter().map(|step| step.kind.clone()).collect::<Vec<_>>(),
         &new.steps.iter().map(|step| step.channel.clone()).collect::<Vec<_>>() as _,
         &new.steps.iter().map(|step| step.config.clone()).collect::<Vec<_>>(),
     )
@@ -224,7 +224,7 @@ pub struct StoredStep {
     pub step_key: String,
     /// Its place: 1, 2, 3 ...
     pub step_order: i32,
-    /// notify or wait.
+    /// notify, wait, condition, approval, action, or a host's own.
     pub kind: String,
     /// The channel of a notify step.
     pub channel: Option<String>,

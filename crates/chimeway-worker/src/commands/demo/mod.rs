@@ -235,14 +235,14 @@ mod tests {
         assert!(templates(names).unwrap().get("other_mail").is_some());
         let mails = played.plan.steps.iter().filter(|step| match &step.kind {
             StepKind::Notify(notify) => notify.render_key.as_str() == "other_mail",
-            StepKind::Wait(_) => false,
+            _ => false,
         });
         assert_eq!(mails.count(), 1);
         assert_eq!(example.steps.len(), played.plan.steps.len());
         let waits = |steps: &[chimeway::definition::Step]| -> Vec<String> {
             let kinds = steps.iter().filter_map(|step| match &step.kind {
                 StepKind::Wait(wait) => Some(wait.duration.to_string()),
-                StepKind::Notify(_) => None,
+                _ => None,
             });
             kinds.collect()
         };

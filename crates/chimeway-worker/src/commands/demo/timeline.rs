@@ -46,7 +46,17 @@ pub(super) fn words(moment: &Moment) -> Option<(String, Tone)> {
             format!("the {channel} message had gone missing, and is made again"),
             Tone::Plain,
         ),
-        None => (moment.word.replace('_', " "), Tone::Plain),
+        // The demo's journey has no such step.
+        Some(
+            Reason::ConditionEvaluated
+            | Reason::WaitingForApproval
+            | Reason::ApprovalDecided
+            | Reason::ActionsPerformed
+            | Reason::ActionSent
+            | Reason::ActionFailed
+            | Reason::WorkflowFailed,
+        )
+        | None => (moment.word.replace('_', " "), Tone::Plain),
     };
     Some(told)
 }

@@ -1,4 +1,4 @@
-//! Which of the two ways a document is written in.
+//! Which of the ways a document is written in.
 
 use serde_json::{Map, Value};
 
@@ -14,6 +14,8 @@ pub(in crate::definition) enum Spelling {
     Steps,
     /// `workflow_key`, `step_key`, `step_order`: the rule dialect.
     Rules,
+    /// `name` in place of a key, and steps with a `type` of their own: Rocket's shape.
+    Rocket,
 }
 
 /// A key that only one spelling has, and what stands for it in the other one.
@@ -49,6 +51,9 @@ impl Spelling {
     /// The spelling of a document; none if it has keys of both. Then those of the rarer one are
     /// reported and nothing else, for what to expect in place of them is not known.
     pub(in crate::definition) fn of(document: &Value, mistakes: &mut Mistakes) -> Option<Self> {
+        if is_rocket(document) {
+            return Some(Self::Rocket);
+        }
         let own = own_keys(document);
         let (rules, steps): (Vec<_>, Vec<_>) = own
             .iter()
@@ -69,6 +74,16 @@ impl Spelling {
         }
         None
     }
+}
+
+/// Whether a document has Rocket's `name`, and nothing that only the others have.
+fn is_rocket(document: &Value) -> bool {
+    let has = |value: &Value, keys: &[&str]| keys.iter().any(|key| value.get(key).is_some());
+    let steps = document.get("steps").and_then(Value::as_array);
+    let is_other = |step: &Value| has(step, &["action", "step_key", "step_order"]);
+    has(document, &["name"])
+        && !has(document, &["key", "workflow_key", "workflow_version"])
+        && !steps.is_some_and(|steps| steps.iter().any(is_other))
 }
 
 /// The keys that tell a spelling, with their places.

@@ -84,6 +84,7 @@ fn plan(checked: &Validated) -> String {
                 let signals = signals.map(|it| format!(" !{}->{:?}", it.signal, it.then));
                 format!("{}{}", wait.duration, signals.collect::<String>())
             }
+            other => panic!("the dialect has no {} steps", other.name()),
         };
         let leads = step.on_outcome.iter().map(|(outcome, to)| match to {
             Target::Goto(key) => format!(" {outcome}->{key}"),
@@ -298,7 +299,7 @@ fn content_is_named_for_workflow_and_channel_unless_the_step_names_it() {
     let render_keys = |yaml: &str| -> Vec<String> {
         let notify = |step: crate::definition::Step| match step.kind {
             StepKind::Notify(notify) => Some(notify.render_key.into()),
-            StepKind::Wait(_) => None,
+            _ => None,
         };
         accept(yaml)
             .plan

@@ -113,6 +113,10 @@ fn is_asked(input: &Input) -> bool {
         | Input::Signalled { .. }
         | Input::Cancelled
         | Input::DeliveryMissing
+        | Input::Decided { .. }
+        | Input::ApprovalMissing
+        | Input::Executed(_)
+        | Input::Sending
         | Input::Moved { .. } => true,
     }
 }
@@ -224,6 +228,10 @@ impl Lifecycle {
                 }
                 Decision::Plan { .. } => "a message is planned".to_owned(),
                 Decision::CancelUnsent => "unsent messages are cancelled".to_owned(),
+                Decision::Ask { .. } => "an approval is opened".to_owned(),
+                Decision::Withdraw => "the approval is withdrawn".to_owned(),
+                Decision::Execute { .. } => "actions are performed".to_owned(),
+                Decision::Remember(_) => "the context grows".to_owned(),
             });
         }
         let after = run.after(&decisions);

@@ -38,7 +38,7 @@ impl Told {
     pub(super) fn lines(&self) -> impl Iterator<Item = &Transition> {
         self.decisions().iter().filter_map(|made| match made {
             Decision::Transition(line) => Some(line),
-            Decision::Plan { .. } | Decision::CancelUnsent => None,
+            _ => None,
         })
     }
 
@@ -48,8 +48,9 @@ impl Told {
                 step,
                 visit,
                 channel,
+                ..
             } => Some((*step, *visit, channel)),
-            Decision::Transition(_) | Decision::CancelUnsent => None,
+            _ => None,
         })
     }
 }

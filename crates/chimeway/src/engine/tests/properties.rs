@@ -68,6 +68,8 @@ impl Row {
             state,
             status_reason: self.status_reason.into(),
             sequence: crate::ids::Sequence(self.transition_count),
+            facts: like.facts.clone(),
+            sent: like.sent,
         }
     }
 }

@@ -223,6 +223,7 @@ impl Workflows {
             step: row.current_step_id,
             delivery: line.delivery,
             signal: None,
+            approval: None,
             sequence: Sequence(row.transition_count).next(),
             visit: Visit(row.visit),
             from: Some(state.as_str()),

@@ -12,7 +12,7 @@ use crate::{
         FlowError,
         definitions::undecodable,
         due,
-        progress::{self, Advanced},
+        progress::{self, Acting, Advanced},
         route,
         start::{self, Born},
     },
@@ -153,7 +153,8 @@ impl Workflows {
             return Ok(Progressed::Noop(Noop::RunNotActive));
         }
         let inputs = due::inputs(self.core(), conn, &rows).await?;
-        let (made, advanced) = progress::advance_each(self.core(), conn, rows, inputs).await?;
+        let (made, advanced) =
+            progress::advance_each(self.core(), conn, rows, inputs, Acting::Now).await?;
         self.wake(conn, &made).await?;
         match advanced.first() {
             Some(advanced) if advanced.moved => Ok(Progressed::Moved),

@@ -50,6 +50,7 @@ impl World {
             } => Input::Delivered(Delivered {
                 delivery: DeliveryId(Uuid::from_u128(delivery.into())),
                 visit: Visit(visit.into()),
+                action: 0,
                 outcome,
                 status,
             }),
@@ -90,6 +91,10 @@ impl World {
         for decision in decisions {
             match decision {
                 Decision::Transition(_) => {}
+                Decision::Ask { .. }
+                | Decision::Withdraw
+                | Decision::Execute { .. }
+                | Decision::Remember(_) => panic!("no world has such a step"),
                 Decision::Plan { step, visit, .. } => {
                     moving.plan = Some((small(step.0), small(visit.0)));
                 }
@@ -102,6 +107,7 @@ impl World {
         let after = run.after(decisions);
         let place = match &after.state {
             RunState::Born => panic!("a run that was told something is not born"),
+            RunState::AwaitingApproval { .. } => panic!("no world has such a step"),
             RunState::Active => Place::Active,
             RunState::Waiting { until, .. } => Place::Waiting {
                 until: tick(*until),
@@ -141,6 +147,8 @@ impl World {
             state,
             status_reason: Reason::WorkflowStarted.as_str().into(),
             sequence: Sequence(0),
+            facts: None,
+            sent: false,
         }
     }
 
@@ -152,7 +160,7 @@ impl World {
                 .iter()
                 .map(|condition| condition.signal.clone())
                 .collect(),
-            StepKind::Notify(_) => vec![],
+            _ => vec![],
         }
     }
 
