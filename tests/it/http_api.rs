@@ -1,5 +1,6 @@
 //! The HTTP API of a real worker: routes, refusals, tokens, and what generated requests find.
 
+mod approvals;
 mod client;
 mod documents;
 mod generated;
@@ -7,3 +8,6 @@ mod refusals;
 mod runs;
 mod tokens;
 mod workflows;
+
+pub(crate) use client::{Asker, Server, token};
+pub(crate) use documents::operations;

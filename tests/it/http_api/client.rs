@@ -12,6 +12,25 @@ use crate::{
     running::Running,
 };
 
+/// A worker that serves.
+pub(crate) struct Server {
+    pub(crate) worker: Running,
+    pub(crate) address: String,
+}
+
+impl Server {
+    pub(crate) async fn at(url: &str, options: &str) -> Self {
+        let line = format!("--channel email=log --http 0 --log debug,sqlx=info {options}");
+        let worker = Running::worker(url, line.trim_end());
+        let line = worker.prints(" serves /livez").await;
+        let (_, rest) = line.split_once("http://").unwrap();
+        Self {
+            address: rest.split(' ').next().unwrap().to_owned(),
+            worker,
+        }
+    }
+}
+
 /// A database with a worker that serves it.
 pub(crate) struct Served {
     pub(crate) db: TestDb,
@@ -21,17 +40,8 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) async fn begin() -> Self {
-        Self::of(TestDb::create().await).await
-    }
-
-    pub(crate) async fn of(db: TestDb) -> Self {
-        let worker = Running::worker(
-            &db.url(),
-            "--channel email=log --http 0 --log debug,sqlx=info",
-        );
-        let line = worker.prints(" serves /livez").await;
-        let (_, rest) = line.split_once("http://").unwrap();
-        let address = rest.split(' ').next().unwrap().to_owned();
+        let db = TestDb::create().await;
+        let Server { worker, address } = Server::at(&db.url(), "").await;
         Self {
             db,
             worker,

@@ -13,7 +13,7 @@ fn page() -> String {
 }
 
 /// The operations of the document: `GET /api/runs`.
-pub(super) fn operations(document: &Value) -> BTreeSet<String> {
+pub(crate) fn operations(document: &Value) -> BTreeSet<String> {
     let paths = document["paths"].as_object().unwrap().iter();
     let operations = paths.flat_map(|(path, methods)| {
         let methods = methods.as_object().unwrap().keys();

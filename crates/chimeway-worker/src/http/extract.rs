@@ -5,7 +5,11 @@ use std::{fmt::Display, str::FromStr};
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Request},
-    http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+        request::Parts,
+    },
     response::IntoResponse as _,
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -62,7 +66,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
         match serde_path_to_error::deserialize(pairs) {
             Ok(query) => Ok(Self(query)),
             Err(error) => Err(Refusal::invalid(
-                error.path().to_string(),
+                match error.path().iter().next() {
+                    Some(_) => error.path().to_string(),
+                    None => String::new(),
+                },
                 "bad_parameter",
                 error.inner().to_string(),
             )),
@@ -107,8 +114,13 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
     }
 }
 
-/// The body as a text, and whether it is of the first of these kinds, the second ..
+/// The whole body. One that says beforehand that it is too large is not waited for.
 pub(super) async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refusal> {
+    let said = request.headers().get(CONTENT_LENGTH);
+    let said: Option<usize> = said.and_then(|length| length.to_str().ok()?.parse().ok());
+    if said.is_some_and(|length| length > LARGEST_BODY) {
+        return Err(Refusal::too_large(LARGEST_BODY));
+    }
     let read = Bytes::from_request(request, state).await;
     read.map_err(|rejection| match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => Refusal::too_large(LARGEST_BODY),

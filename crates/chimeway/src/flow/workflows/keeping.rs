@@ -120,7 +120,7 @@ impl Workflows {
         let checked = self.checked(document)?;
         if checked.plan.key.as_str() != known.key {
             return Err(FlowError::InvalidDefinition(vec![DefinitionError {
-                pointer: "/key".to_owned(),
+                pointer: format!("/{}", key_field(document)),
                 problem: Problem::OtherKey {
                     found: checked.plan.key.to_string(),
                     expected: known.key.clone(),
@@ -162,6 +162,13 @@ impl Workflows {
     fn checked(&self, document: &Document) -> Result<Validated, FlowError> {
         validate(document, &self.core().known).map_err(FlowError::InvalidDefinition)
     }
+}
+
+/// Where a document has its key: each way of writing one has its own word.
+fn key_field(document: &Document) -> &'static str {
+    let fields = ["name", "workflow_key"].into_iter();
+    let mut fields = fields.filter(|field| document.value().get(field).is_some());
+    fields.next().unwrap_or("key")
 }
 
 #[cfg(test)]
