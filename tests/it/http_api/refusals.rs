@@ -169,7 +169,7 @@ async fn every_kind_of_mistake_has_its_status_and_is_told_in_json() {
             "GET /api/inbox/a%00b",
             "",
             "",
-            "422 VALIDATION_FAILED path bad_name",
+            "422 VALIDATION_FAILED recipient bad_name",
         ),
     ];
     for (line, header, body, expected) in cases {

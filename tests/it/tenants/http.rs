@@ -102,14 +102,9 @@ async fn asking(world: &World, tenant: &str) -> RunId {
     story.runs_of(started.event()).await[0]
 }
 
-/// It serves, and works on nothing.
+/// It serves, and does nothing else but send: what waits to be routed or moved on stays where it is.
 async fn server(url: &str) -> Server {
-    let queues = [
-        "default",
-        "chimeway_delivery",
-        "chimeway_signals",
-        "chimeway_workflows",
-    ];
+    let queues = ["default", "chimeway_signals", "chimeway_workflows"];
     let none = queues.map(|queue| format!("--queue {queue}=0")).join(" ");
     Server::at(url, &none).await
 }

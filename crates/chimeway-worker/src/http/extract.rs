@@ -1,6 +1,6 @@
 //! What is read of a request, and refused in our own words where it cannot be: the path, the query, the body.
 
-use std::{fmt::Display, str::FromStr};
+use std::str::FromStr;
 
 use axum::{
     body::Bytes,
@@ -12,6 +12,7 @@ use axum::{
     },
     response::IntoResponse as _,
 };
+use chimeway::ids::ActorId;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -38,18 +39,18 @@ impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Id<T> {
     }
 }
 
-/// The name in the path. What is no name is refused: 422.
-pub(super) struct Name<T>(pub(super) T);
+/// Whose inbox, in the path. What is no name is refused: 422.
+pub(super) struct Recipient(pub(super) ActorId);
 
-impl<T: FromStr<Err: Display>, S: Send + Sync> FromRequestParts<S> for Name<T> {
+impl<S: Send + Sync> FromRequestParts<S> for Recipient {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let path = Path::<String>::from_request_parts(parts, state).await;
         let Path(text) = path.map_err(|_| Refusal::no_route())?;
-        match text.parse() {
-            Ok(name) => Ok(Self(name)),
-            Err(error) => Err(Refusal::invalid("path", "bad_name", error.to_string())),
+        match ActorId::new(text) {
+            Ok(who) => Ok(Self(who)),
+            Err(error) => Err(Refusal::invalid("recipient", "bad_name", error.to_string())),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     answer::{Data, Page},
     api::{Api, Route},
     caller::{Caller, OfTenant},
-    extract::{Json, Limit, Name, Query},
+    extract::{Json, Limit, Query, Recipient},
     refusal::Refusal,
 };
 
@@ -44,7 +44,7 @@ struct Which {
 async fn list(
     caller: Caller,
     State(api): State<Arc<Api>>,
-    Name(recipient): Name<ActorId>,
+    Recipient(recipient): Recipient,
     Query(which): Query<Which>,
 ) -> Result<Page<InboxItem>, Refusal> {
     let tenant = caller.tenant(which.tenant_id)?;
@@ -79,7 +79,7 @@ struct Unread {
 async fn unread(
     caller: Caller,
     State(api): State<Arc<Api>>,
-    Name(recipient): Name<ActorId>,
+    Recipient(recipient): Recipient,
     Query(counted): Query<Counted>,
 ) -> Result<Data<Unread>, Refusal> {
     let tenant = caller.tenant(counted.tenant_id)?;
@@ -104,7 +104,7 @@ struct Items {
 async fn seen(
     caller: Caller,
     State(api): State<Arc<Api>>,
-    Name(recipient): Name<ActorId>,
+    Recipient(recipient): Recipient,
     Query(of): Query<OfTenant>,
     Json(items): Json<Items>,
 ) -> Result<Data<Items>, Refusal> {
@@ -115,7 +115,7 @@ async fn seen(
 async fn read(
     caller: Caller,
     State(api): State<Arc<Api>>,
-    Name(recipient): Name<ActorId>,
+    Recipient(recipient): Recipient,
     Query(of): Query<OfTenant>,
     Json(items): Json<Items>,
 ) -> Result<Data<Items>, Refusal> {
@@ -126,7 +126,7 @@ async fn read(
 async fn archive(
     caller: Caller,
     State(api): State<Arc<Api>>,
-    Name(recipient): Name<ActorId>,
+    Recipient(recipient): Recipient,
     Query(of): Query<OfTenant>,
     Json(items): Json<Items>,
 ) -> Result<Data<Items>, Refusal> {
