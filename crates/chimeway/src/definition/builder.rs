@@ -1,5 +1,9 @@
 //! Writing a workflow in Rust.
 
+mod steps;
+
+pub use steps::{ActionBuilder, ApprovalBuilder};
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -32,6 +36,8 @@ use super::{
 pub struct WorkflowBuilder {
     key: String,
     version: Option<i32>,
+    trigger: Option<Value>,
+    context: Map<String, Value>,
     steps: Vec<Value>,
     on_outcome: Vec<(String, Outcome, To)>,
     stray: Vec<DefinitionError>,
@@ -44,6 +50,8 @@ impl WorkflowBuilder {
         Self {
             key: key.into(),
             version: None,
+            trigger: None,
+            context: Map::new(),
             steps: vec![],
             on_outcome: vec![],
             stray: vec![],
@@ -134,6 +142,12 @@ impl WorkflowBuilder {
         let mut value = Map::from_iter([("key".to_owned(), json!(self.key))]);
         if let Some(version) = self.version {
             value.insert("version".to_owned(), json!(version));
+        }
+        if let Some(trigger) = self.trigger {
+            value.insert("trigger".to_owned(), trigger);
+        }
+        if !self.context.is_empty() {
+            value.insert("context".to_owned(), Value::Object(self.context));
         }
         value.insert("steps".to_owned(), Value::Array(steps));
         let mut document = Document::from_value(Value::Object(value));

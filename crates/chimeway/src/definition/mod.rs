@@ -48,7 +48,7 @@ pub mod validate;
 
 pub use action::{Action, MAX_ACTIONS, Operand, Webhook};
 pub use approval::{Approval, Assignee};
-pub use builder::{To, WaitBuilder, WorkflowBuilder};
+pub use builder::{ActionBuilder, ApprovalBuilder, To, WaitBuilder, WorkflowBuilder};
 pub use canonical::ContentHash;
 pub use condition::Condition;
 pub use custom::Custom;

@@ -1,6 +1,6 @@
 //! What holds of the checker for every document there can be.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, sample::select};
 use serde_json::{Value, json};
 
 use super::{
@@ -28,6 +28,13 @@ fn names() -> impl Strategy<Value = Value> {
         "end",
         "stop",
         "signal_received",
+        "condition",
+        "approval",
+        "action",
+        "set_field",
+        "webhook",
+        "context.a",
+        "now",
         "",
     ];
     proptest::sample::select(WORDS).prop_map(Value::from)
@@ -54,6 +61,23 @@ fn anything() -> impl Strategy<Value = Value> {
         "delivered",
         "bounced",
         "elapsed",
+        "name",
+        "trigger",
+        "context",
+        "entity",
+        "field",
+        "to",
+        "expression",
+        "assignee",
+        "role",
+        "timeout",
+        "actions",
+        "record_id",
+        "value",
+        "url",
+        "on_true",
+        "on_approve",
+        "approved",
         "~/",
     ];
     let leaf = prop_oneof![
@@ -115,12 +139,73 @@ fn workflow_like() -> impl Strategy<Value = Value> {
             }
         },
     );
-    prop::collection::vec(prop_oneof![notify, wait], 3..6).prop_map(|mut steps| {
+    let context = prop::collection::btree_map("[a-c]", select(SOURCES), 0..3);
+    let steps = prop_oneof![2 => notify, 2 => wait, 3 => business()];
+    (context, prop::collection::vec(steps, 3..6)).prop_map(|(context, mut steps)| {
         for (place, step) in steps.iter_mut().enumerate() {
             step["id"] = json!(format!("s{place}"));
         }
-        json!({ "key": "k", "steps": steps })
+        let trigger = json!({ "entity": "order", "field": "status", "to": "submitted" });
+        json!({ "key": "k", "trigger": trigger, "context": context, "steps": steps })
     })
+}
+
+const SOURCES: &[&str] = &["trigger.record_id", "record", "record.a.b", "params.a"];
+
+/// Steps of the kinds of business workflows.
+fn business() -> impl Strategy<Value = Value> {
+    let ways = |outcomes| prop::collection::btree_map(select(outcomes), target(), 0..3);
+    let condition = (
+        select(&["context.a > 1", "params.b", "has(context.c) || true"][..]),
+        ways(&["met", "unmet"][..]),
+    )
+        .prop_map(
+            |(text, on)| json!({ "action": { "type": "condition", "expression": text }, "on": on }),
+        );
+    let assignees = [
+        json!({ "user": "ada" }),
+        json!({ "role": "r" }),
+        json!({ "path": "context.a.b" }),
+    ];
+    let approval = (
+        select(assignees.to_vec()),
+        proptest::option::of(select(&["72h", "P3D"][..])),
+        ways(&["approved", "rejected", "timed_out"][..]),
+    )
+        .prop_map(|(assignee, timeout, on)| {
+            let mut action = json!({ "type": "approval", "assignee": assignee });
+            if let Some(timeout) = timeout {
+                action["timeout"] = json!(timeout);
+            }
+            json!({ "action": action, "on": on })
+        });
+    let operands = prop_oneof![
+        Just(json!("now")),
+        Just(json!("context.a")),
+        Just(json!("params.a.b")),
+        Just(json!({ "value": "context.a" })),
+        Just(json!({ "value": { "value": 1 } })),
+        any::<i32>().prop_map(Value::from),
+        "[a-z]{0,3}".prop_map(Value::from),
+    ];
+    let one = (0..6_u8, operands).prop_map(|(kind, operand)| match kind {
+        0 => json!({
+            "type": "set_field", "entity": "order", "record_id": operand, "field": "f", "value": operand,
+        }),
+        1 => json!({ "type": "create_record", "entity": "order", "values": { "a": operand } }),
+        2 => json!({ "type": "webhook", "url": "https://a.example", "headers": { "X-A": "b" }, "body": operand }),
+        3 => json!({ "type": "send_event", "event": "e", "payload": { "a": operand } }),
+        4 => json!({ "type": "send_signal", "signal": "e", "actor": operand }),
+        _ => json!({ "type": "start_workflow", "workflow": "w", "params": { "a": operand } }),
+    });
+    let actions = (
+        prop::collection::vec(one, 1..4),
+        ways(&["succeeded", "failed"][..]),
+    )
+        .prop_map(
+            |(actions, on)| json!({ "action": { "type": "action", "actions": actions }, "on": on }),
+        );
+    prop_oneof![condition, approval, actions]
 }
 
 proptest! {

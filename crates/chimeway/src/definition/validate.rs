@@ -324,41 +324,41 @@ steps:
       on_outcome: {elapsed: end}
     on: {signalled: end}
   - id: in_app
-    action: {type: approval, assignee: bob}
+    action: {type: aproval, assignee: bob}
   - {id: '  ', action: {type: wait, duration: P1M}}
   - {id: last, action: notify}
   - nothing
 version: 0
 kee: x
 "), @r#"
-        `key` is missing
-        /steps/0/chanel: unknown key `chanel`; known: id, action, on_outcome, on
-        /steps/0/type: unknown key `type`; it belongs under `action`
-        /steps/0/action/channel: unknown channel `emial`; did you mean `email`?
-        /steps/0/action/render_key: expected a string, found 3
-        /steps/0/on_outcome/deliverd: unknown outcome `deliverd`; did you mean `delivered`?
-        /steps/0/on_outcome/elapsed: a notify step never ends with `elapsed`; known: delivered, suppressed, temporary_failure, retries_exhausted, permanent_failure, bounced
-        /steps/0/on_outcome/bounced/goto: there is no step named `remnd`; did you mean `remind`?
-        /steps/0/on_outcome/suppressed: unknown target `finish`; known: next, complete, stop, {goto: <step id>}
-        /steps/0/on: `on` and `on_outcome` mean the same and stand side by side; keep `on_outcome`
-        /steps/0/on/permanent_failure: expected a target, found 3
-        /steps/1/action/duration: the duration `3 days` is not an ISO 8601 duration; write `P3D`
-        /steps/1/action/stop_conditions/0/type: unknown type of stop condition `signal_recieved`; did you mean `signal_received`?
-        /steps/1/action/stop_conditions/1/signal_type: the signal `read` is named already by /steps/1/action/stop_conditions/0/signal_type
-        /steps/1/action/stop_conditions/1/then: unknown target `remind`; to go to that step write `{goto: remind}`
-        /steps/1/action/stop_conditions/2: `signal_type` is missing
-        /steps/1/action/stop_conditions/3: expected an object, found "read"
-        /steps/1/action/on_outcome: unknown key `on_outcome`; it belongs beside `action`
-        /steps/1/on/signalled: unknown outcome `signalled`; a signal goes where `then` of its stop condition says
-        /steps/2/id: the step id `in_app` is taken by /steps/0/id
-        /steps/2/action/type: unknown step type `approval`; known: notify, wait
-        /steps/3/id: the step id is blank
-        /steps/3/action/duration: the duration `P1M` counts years or months, which differ in length; count days or weeks: `P30D`, `P52W`
-        /steps/4/action: expected an object, found "notify"
-        /steps/5: expected an object, found "nothing"
-        /version: a version is a whole number from 1 to 2147483647, found 0; leave it out to have versions counted for you
-        /kee: unknown key `kee`; did you mean `key`?
-        "#);
+    `key` is missing
+    /steps/0/chanel: unknown key `chanel`; known: id, action, on_outcome, on
+    /steps/0/type: unknown key `type`; it belongs under `action`
+    /steps/0/action/channel: unknown channel `emial`; did you mean `email`?
+    /steps/0/action/render_key: expected a string, found 3
+    /steps/0/on_outcome/deliverd: unknown outcome `deliverd`; did you mean `delivered`?
+    /steps/0/on_outcome/elapsed: a notify step never ends with `elapsed`; known: delivered, suppressed, temporary_failure, retries_exhausted, permanent_failure, bounced
+    /steps/0/on_outcome/bounced/goto: there is no step named `remnd`; did you mean `remind`?
+    /steps/0/on_outcome/suppressed: unknown target `finish`; known: next, complete, stop, {goto: <step id>}
+    /steps/0/on: `on` and `on_outcome` mean the same and stand side by side; keep `on_outcome`
+    /steps/0/on/permanent_failure: expected a target, found 3
+    /steps/1/action/duration: the duration `3 days` is not an ISO 8601 duration; write `P3D`
+    /steps/1/action/stop_conditions/0/type: unknown type of stop condition `signal_recieved`; did you mean `signal_received`?
+    /steps/1/action/stop_conditions/1/signal_type: the signal `read` is named already by /steps/1/action/stop_conditions/0/signal_type
+    /steps/1/action/stop_conditions/1/then: unknown target `remind`; to go to that step write `{goto: remind}`
+    /steps/1/action/stop_conditions/2: `signal_type` is missing
+    /steps/1/action/stop_conditions/3: expected an object, found "read"
+    /steps/1/action/on_outcome: unknown key `on_outcome`; it belongs beside `action`
+    /steps/1/on/signalled: unknown outcome `signalled`; a signal goes where `then` of its stop condition says
+    /steps/2/id: the step id `in_app` is taken by /steps/0/id
+    /steps/2/action/type: unknown step type `aproval`; did you mean `approval`?
+    /steps/3/id: the step id is blank
+    /steps/3/action/duration: the duration `P1M` counts years or months, which differ in length; count days or weeks: `P30D`, `P52W`
+    /steps/4/action: expected an object, found "notify"
+    /steps/5: expected an object, found "nothing"
+    /version: a version is a whole number from 1 to 2147483647, found 0; leave it out to have versions counted for you
+    /kee: unknown key `kee`; did you mean `key`?
+    "#);
     }
 
     #[test]
@@ -383,8 +383,8 @@ kee: x
     /steps/0: `id` is missing
     /steps/0: `action` is missing
     /steps/1/action: `type` is missing
-    /a~1b~0\n: unknown key `a/b~\n`; known: key, version, steps
-"#);
+    /a~1b~0\n: unknown key `a/b~\n`; known: key, version, trigger, context, steps
+    "#);
     }
 
     #[test]

@@ -25,16 +25,11 @@ pub(super) fn begin(run: &Run, actions: &[Action]) -> Verdict {
     Verdict::Move(go_on(run, actions, 0))
 }
 
-/// Performs what comes next, up to the next action that is a delivery.
+/// What comes next: actions up to the next delivery, or that delivery.
 fn go_on(run: &Run, actions: &[Action], from: usize) -> Vec<Decision> {
-    let next = actions.iter().skip(from).position(Action::is_delivery);
-    let to = next.map_or(actions.len(), |place| from + place);
-    if to > from {
-        return vec![Decision::Execute {
-            step: run.step,
-            visit: run.visit,
-            actions: from..to,
-        }];
+    let next = up_to_delivery(actions, from);
+    if !next.is_empty() {
+        return vec![execute(run, next)];
     }
     let Some((action, channel)) = actions
         .get(from)
@@ -61,6 +56,20 @@ fn go_on(run: &Run, actions: &[Action], from: usize) -> Vec<Decision> {
             channel,
         },
     ]
+}
+
+/// The actions from there on that are to be performed before the next delivery.
+fn up_to_delivery(actions: &[Action], from: usize) -> Range<usize> {
+    let next = actions.iter().skip(from).position(Action::is_delivery);
+    from..next.map_or(actions.len(), |place| from + place)
+}
+
+fn execute(run: &Run, actions: Range<usize>) -> Decision {
+    Decision::Execute {
+        step: run.step,
+        visit: run.visit,
+        actions,
+    }
 }
 
 /// Actions were performed, or could not be.
@@ -91,9 +100,12 @@ pub(super) fn executed(run: &Run, told: &Executed, now: DateTime<Utc>) -> Verdic
         }
         decisions.push(Decision::Remember(added.clone()));
     }
+    if told.actions.is_empty() {
+        return Verdict::Move(go_on(run, actions, told.actions.end));
+    }
     let facts = [
         ("step_key", step_key(run)),
-        ("actions", count(&told.actions).into()),
+        ("actions", told.actions.len().into()),
     ];
     let line = Transition::new(
         &remembering,
@@ -120,9 +132,15 @@ pub(super) fn delivered(
     now: DateTime<Utc>,
 ) -> Verdict {
     match result.outcome {
+        _ if !actions.get(result.action).is_some_and(Action::is_delivery) => {
+            Verdict::Noop(Noop::Superseded)
+        }
         Outcome::TemporaryFailure => Verdict::Noop(Noop::NoProgressRules),
+        // It may have been told before: only the run's own transaction knows what else is on its way, and
+        // so goes on there even where there is nothing to perform.
         Outcome::Delivered if result.action + 1 < actions.len() => {
-            Verdict::Move(go_on(run, actions, result.action + 1))
+            let next = up_to_delivery(actions, result.action + 1);
+            Verdict::Move(vec![execute(run, next)])
         }
         outcome => leave_work(run, result, outcome == Outcome::Delivered, now),
     }
@@ -184,8 +202,4 @@ fn left(
 
 fn step_key(run: &Run) -> Value {
     run.definition.step(run.step).key.as_str().into()
-}
-
-fn count(actions: &Range<usize>) -> usize {
-    actions.end.saturating_sub(actions.start)
 }

@@ -55,8 +55,11 @@ pub(super) fn enter(
         Reason::WaitingForApproval,
         facts.into_iter().chain(deadline),
     );
+    let mut line = line.at(step, visit);
+    // An approval that has gone missing is opened anew in the midst of its wait.
+    line.from = run.state.name();
     vec![
-        Decision::Transition(line.at(step, visit)),
+        Decision::Transition(line),
         Decision::Ask {
             step,
             visit,

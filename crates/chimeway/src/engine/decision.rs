@@ -59,7 +59,7 @@ pub enum Decision {
         step: StepIndex,
         /// The visit they belong to.
         visit: Visit,
-        /// Which of the step's actions; never empty, and none of them is a delivery.
+        /// Which of the step's actions; none of them is a delivery. Empty where one comes next.
         actions: Range<usize>,
     },
     /// The run's context has these as well from now on.

@@ -39,7 +39,8 @@ pub enum Input {
     },
     /// The current step waits for an approval, and there is none: its row is gone.
     ApprovalMissing,
-    /// Actions of the current step were performed, or could not be.
+    /// Actions of the current step were performed, or could not be: told next after the decision that they
+    /// are to be.
     Executed(Executed),
     /// The current step has a delivery on its way.
     Sending,

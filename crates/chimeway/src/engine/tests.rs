@@ -1,6 +1,7 @@
 //! The whole engine, told what happens: stories and tables, random plays, and the generated
 //! `docs/lifecycle.md`.
 
+mod business;
 mod lifecycle;
 mod model;
 mod plays;
@@ -16,12 +17,14 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    AttemptResult, Budget, Decision, DeliveryStatus, Input, Run, RunState, Verdict,
-    attempt::settle, decide, input::Delivered,
+    ActionFailure, AttemptResult, Budget, Decision, DeliveryStatus, Executed, Facts, Input, Run,
+    RunState, Verdict, attempt::settle, decide, input::Delivered,
 };
 use crate::{
     definition::{Definition, Known, Outcome, StepIndex, WorkflowBuilder, WorkflowPlan},
-    ids::{DefinitionId, DeliveryId, RunId, SignalId, SignalName, StepId, Version, Visit},
+    ids::{
+        ApprovalId, DefinitionId, DeliveryId, RunId, SignalId, SignalName, StepId, Version, Visit,
+    },
 };
 
 fn workflow(key: &str) -> WorkflowBuilder {
@@ -51,10 +54,14 @@ fn at(time: &str) -> DateTime<Utc> {
 
 /// The delivery of a visit has that visit's number.
 fn result(visit: Visit, outcome: Outcome) -> Input {
+    result_of((visit, 0), outcome)
+}
+
+fn result_of((visit, action): (Visit, usize), outcome: Outcome) -> Input {
     Input::Delivered(Delivered {
         delivery: DeliveryId(Uuid::from_u128(visit.0.unsigned_abs().into())),
         visit,
-        action: 0,
+        action,
         outcome,
         status: status_of(outcome),
     })
@@ -75,8 +82,10 @@ fn status_of(outcome: Outcome) -> DeliveryStatus {
 }
 
 /// Reads `10:00 started`, `10:00 due`, `10:00 cancelled`, `10:00 missing`, `10:00 moved 2`,
-/// `10:00 signal 7 paid` and `10:00 bounced 1`, where 2 is a step's place, 7 the signal's number and 1
-/// the visit whose delivery ended so.
+/// `10:00 signal 7 paid`, `10:00 bounced 1` and `10:00 bounced 1 action 3`, where 2 is a step's place, 7 the
+/// signal's number, 1 the visit whose delivery ended so and 3 the place of its action; `10:00 approved 2`,
+/// where 2 is the visit that asked; `10:00 performed 2 0 1 {"a":1}` and `10:00 refused 2 0 1 code`, for the
+/// actions from 0 to 1 of the visit 2; `10:00 sending`, `10:00 unasked`.
 fn read(line: &str) -> (DateTime<Utc>, Input) {
     let words: Vec<&str> = line.split(' ').collect();
     let input = match words[1..] {
@@ -84,6 +93,33 @@ fn read(line: &str) -> (DateTime<Utc>, Input) {
         ["due"] => Input::Due,
         ["cancelled"] => Input::Cancelled,
         ["missing"] => Input::DeliveryMissing,
+        ["sending"] => Input::Sending,
+        ["unasked"] => Input::ApprovalMissing,
+        [outcome @ ("approved" | "rejected" | "timed_out"), visit] => Input::Decided {
+            approval: ApprovalId(Uuid::from_u128(visit.parse().unwrap())),
+            visit: Visit(visit.parse().unwrap()),
+            outcome: Outcome::parse(outcome).unwrap(),
+        },
+        ["performed", visit, from, to, added] => Input::Executed(Executed {
+            visit: Visit(visit.parse().unwrap()),
+            actions: from.parse().unwrap()..to.parse().unwrap(),
+            result: Ok(serde_json::from_str(added).unwrap()),
+        }),
+        ["refused", visit, from, to, code] => Input::Executed(Executed {
+            visit: Visit(visit.parse().unwrap()),
+            actions: from.parse().unwrap()..to.parse().unwrap(),
+            result: Err(ActionFailure {
+                action: from.parse().unwrap(),
+                code: code.to_owned(),
+            }),
+        }),
+        [outcome, visit, "action", place] => {
+            let outcome = Outcome::parse(outcome).unwrap();
+            result_of(
+                (Visit(visit.parse().unwrap()), place.parse().unwrap()),
+                outcome,
+            )
+        }
         ["moved", place] => Input::Moved {
             to: StepIndex(place.parse().unwrap()),
         },
@@ -136,6 +172,9 @@ fn decision(run: &Run, decision: &Decision) -> String {
             if let Some(delivery) = line.delivery {
                 write!(text, "  delivery {}", delivery.0.as_u128()).unwrap();
             }
+            if let Some(approval) = line.approval {
+                write!(text, "  approval {}", approval.0.as_u128()).unwrap();
+            }
             if let Some(signal) = line.signal {
                 write!(text, "  signal {}", signal.0.as_u128()).unwrap();
             }
@@ -187,8 +226,23 @@ struct Story {
 }
 
 fn tell(workflow: WorkflowBuilder, inputs: &[&str]) -> Story {
+    tell_run(born(workflow), inputs)
+}
+
+/// As [`tell`], of a run whose context and params are these.
+fn tell_of(workflow: WorkflowBuilder, context: Value, inputs: &[&str]) -> Story {
+    let params = serde_json::json!({ "kind": "order" });
+    let facts = Some(Arc::new(Facts { context, params }));
+    let run = Run {
+        facts,
+        ..born(workflow)
+    };
+    tell_run(run, inputs)
+}
+
+fn tell_run(run: Run, inputs: &[&str]) -> Story {
     let mut story = Story {
-        run: born(workflow),
+        run,
         answers: vec![],
         now: at("00:00"),
     };
@@ -203,7 +257,13 @@ fn tell(workflow: WorkflowBuilder, inputs: &[&str]) -> Story {
             Verdict::Noop(noop) => vec![format!("nothing: {noop}")],
         };
         if let Verdict::Move(decisions) = &verdict {
-            story.run = story.run.after(decisions);
+            for made in decisions {
+                match made {
+                    Decision::Transition(line) => story.run.apply(line),
+                    Decision::Remember(added) => assert!(story.run.remember(added)),
+                    _ => {}
+                }
+            }
         }
         story.answers.push(((*text).to_owned(), lines));
         story.now = now;

@@ -26,15 +26,19 @@ A run is in one of five states. An arrow is a line of its history and carries th
 const TABLES: &str = "
 What a run answers depends on where it is and on what it is told. An answer is written in one
 transaction, or it is nothing and has a name that says why. Where a step leads is what its document
-says: `next` and `goto` lead to a message or to a wait, and after the last step `next` completes.
+says: `next` and `goto` lead to another step, and after the last step `next` completes. A step of a
+host's own kind is entered and left like a message; a condition is left as soon as it is entered.
 ";
 
 /// Where a step leads, and how that is said.
 type Lead = (&'static str, fn() -> To);
 
-const TARGETS: [Lead; 4] = [
+const TARGETS: [Lead; 7] = [
     ("a message", || To::step("next_message")),
     ("a wait", || To::step("next_wait")),
+    ("a condition", || To::step("next_condition")),
+    ("an approval", || To::step("next_approval")),
+    ("actions", || To::step("next_work")),
     ("`complete`", || To::Complete),
     ("`stop`", || To::Stop),
 ];
@@ -48,7 +52,7 @@ struct Question {
     now: &'static str,
 }
 
-const QUESTIONS: [Question; 12] = [
+const QUESTIONS: [Question; 18] = [
     ask("it is started", "10:00", |_| Input::Started),
     ask("a result of this visit's message", "10:00", |run| {
         result(run.visit, Outcome::Delivered)
@@ -77,6 +81,31 @@ const QUESTIONS: [Question; 12] = [
     ask("its message has gone missing", "09:30", |_| {
         Input::DeliveryMissing
     }),
+    ask("a decision about this visit's approval", "09:30", |run| {
+        decided(run.visit)
+    }),
+    ask(
+        "a decision about another visit's approval",
+        "09:30",
+        |run| decided(Visit(run.visit.0 - 1)),
+    ),
+    ask("its approval has gone missing", "09:30", |_| {
+        Input::ApprovalMissing
+    }),
+    ask("its actions were performed", "09:30", |run| {
+        executed(run, Ok(serde_json::Map::new()))
+    }),
+    ask(
+        "one of its actions could not be performed",
+        "09:30",
+        |run| {
+            let code = "code".to_owned();
+            executed(run, Err(ActionFailure { action: 0, code }))
+        },
+    ),
+    ask("its message is still on its way", "09:30", |_| {
+        Input::Sending
+    }),
     ask("a host moves it to a message", "09:30", |run| {
         Input::Moved {
             to: run
@@ -94,6 +123,22 @@ const fn ask(text: &'static str, now: &'static str, input: fn(&Run) -> Input) ->
         input,
         now,
     }
+}
+
+fn decided(visit: Visit) -> Input {
+    Input::Decided {
+        approval: ApprovalId(Uuid::from_u128(8)),
+        visit,
+        outcome: Outcome::Approved,
+    }
+}
+
+fn executed(run: &Run, result: Result<serde_json::Map<String, Value>, ActionFailure>) -> Input {
+    Input::Executed(Executed {
+        visit: run.visit,
+        actions: 0..1,
+        result,
+    })
 }
 
 fn signal(name: &str) -> Input {
@@ -131,13 +176,44 @@ fn leading(first: &str, to: fn() -> To, impatient: bool) -> WorkflowBuilder {
                 .release_on("to_message", To::step("message"))
         })
     };
+    let begun = match first {
+        "condition" | "untold" => workflow("journey")
+            .condition(
+                "first",
+                if first == "untold" {
+                    "context.missing"
+                } else {
+                    "context.yes"
+                },
+            )
+            .on("first", Outcome::Met, to())
+            .on("first", Outcome::Unmet, To::step("message")),
+        "approval" => workflow("journey")
+            .approval("first", |ask| ask.user("ada").timeout("PT1H"))
+            .on("first", Outcome::Approved, to())
+            .on("first", Outcome::Rejected, To::step("message")),
+        "actions" => workflow("journey")
+            .action("first", |work| work.send_signal("a", serde_json::json!({})))
+            .on("first", Outcome::Succeeded, to())
+            .on("first", Outcome::Failed, To::step("message")),
+        "call" => workflow("journey")
+            .action("first", |work| work.webhook("https://a.example"))
+            .on("first", Outcome::Succeeded, to())
+            .on("first", Outcome::Failed, To::step("message")),
+        _ => workflow("journey"),
+    };
     let workflow = match first {
-        "message" => pause(message(workflow("journey"))),
-        _ => message(pause(workflow("journey"))),
+        "wait" => message(pause(begun)),
+        _ => pause(message(begun)),
     };
     let workflow = workflow
         .notify("next_message", "log", "message")
         .wait("next_wait", "PT2H", |wait| wait)
+        .condition("next_condition", "context.yes")
+        .approval("next_approval", |ask| ask.user("ada"))
+        .action("next_work", |work| {
+            work.send_signal("a", serde_json::json!({}))
+        })
         .on("message", Outcome::Delivered, to())
         .on("message", Outcome::Suppressed, To::step("pause"))
         .on("message", Outcome::Bounced, To::step("next_message"))
@@ -151,7 +227,10 @@ fn leading(first: &str, to: fn() -> To, impatient: bool) -> WorkflowBuilder {
 
 /// Every place where a run can be.
 fn situations(to: fn() -> To, impatient: bool) -> Vec<(&'static str, Run)> {
-    let run = |first, inputs: &[&str]| tell(leading(first, to, impatient), inputs).run;
+    let run = |first, inputs: &[&str]| {
+        let context = serde_json::json!({ "yes": true });
+        tell_of(leading(first, to, impatient), context, inputs).run
+    };
     let ended = |state| Run {
         state,
         ..run("message", &["09:00 started"])
@@ -166,6 +245,34 @@ fn situations(to: fn() -> To, impatient: bool) -> Vec<(&'static str, Run)> {
             run("wait", &["09:00 started"]),
         ),
         ("`waiting`", run("wait", &["09:00 started", "09:00 due"])),
+        (
+            "`active` in a condition that is to be told",
+            run("condition", &["09:00 started"]),
+        ),
+        (
+            "`active` in a condition that cannot be told",
+            run("untold", &["09:00 started"]),
+        ),
+        (
+            "`active` in an approval that is to be opened",
+            run("approval", &["09:00 started"]),
+        ),
+        (
+            "`waiting` for an approval",
+            run("approval", &["09:00 started", "09:00 due"]),
+        ),
+        (
+            "`active` in actions that are to be performed",
+            run("actions", &["09:00 started"]),
+        ),
+        (
+            "`active` in an action that is to be sent",
+            run("call", &["09:00 started"]),
+        ),
+        (
+            "`active` in an action that is on its way",
+            run("call", &["09:00 started", "09:00 due"]),
+        ),
         ("`completed`", ended(RunState::Completed)),
         ("`stopped`", ended(RunState::Stopped(code()))),
         ("`failed`", ended(RunState::Failed(code()))),
@@ -190,12 +297,12 @@ struct Lifecycle {
 impl Lifecycle {
     fn explored() -> Self {
         let mut lifecycle = Self::default();
-        let places = situations(TARGETS[0].1, false);
-        for (number, (place, _)) in places.iter().enumerate() {
+        let places = TARGETS.map(|(_, to)| [false, true].map(|named| situations(to, named)));
+        for (number, (place, _)) in places[0][0].iter().enumerate() {
             let answers = QUESTIONS.map(|question| {
-                let answers = TARGETS.map(|(_, to)| {
-                    let (_, run) = situations(to, question.impatient).swap_remove(number);
-                    lifecycle.answer(&run, &question)
+                let answers = places.each_ref().map(|leading| {
+                    let (_, run) = &leading[usize::from(question.impatient)][number];
+                    lifecycle.answer(run, &question)
                 });
                 (question.text, answers)
             });
@@ -230,7 +337,7 @@ impl Lifecycle {
                 Decision::CancelUnsent => "unsent messages are cancelled".to_owned(),
                 Decision::Ask { .. } => "an approval is opened".to_owned(),
                 Decision::Withdraw => "the approval is withdrawn".to_owned(),
-                Decision::Execute { .. } => "actions are performed".to_owned(),
+                Decision::Execute { .. } => "its actions are to be performed".to_owned(),
                 Decision::Remember(_) => "the context grows".to_owned(),
             });
         }
@@ -286,7 +393,7 @@ impl Lifecycle {
 
 /// The answers of one place as tables: what is written, and what decides nothing. Rows that differ
 /// only in what was told are one row.
-fn section(answers: &[(&str, [Answer; 4])]) -> String {
+fn section(answers: &[(&str, [Answer; TARGETS.len()])]) -> String {
     let (mut writes, mut nothing) = (Rows::default(), Rows::default());
     for (question, answers) in answers {
         let same = answers.iter().all(|answer| *answer == answers[0]);
@@ -374,25 +481,33 @@ fn the_document_has_every_word_of_the_engine() {
 fn every_arrow_of_the_diagram_is_one_line_of_history() {
     let mut arrows = Lifecycle::explored().diagram();
     arrows.truncate(arrows.find("\nNothing").unwrap_or(arrows.len()));
-    insta::assert_snapshot!(arrows, @r"
-
+    insta::assert_snapshot!(arrows, @r#"
     ```mermaid
     stateDiagram-v2
         [*] --> active: workflow_started
         active --> active: step_activated
         active --> active: progressed_on_delivery_outcome
+        active --> active: condition_evaluated
         active --> active: delivery_planned_again
         active --> active: moved_by_host
+        active --> active: actions_performed
+        active --> active: action_failed
+        active --> active: action_sent
         active --> waiting: waiting_for_step_progression
+        active --> waiting: waiting_for_approval
         active --> completed: workflow_completed
         active --> stopped: workflow_stopped
         active --> stopped: workflow_cancelled
+        active --> failed: workflow_failed
         waiting --> active: reactivated_from_wait
         waiting --> active: signal_received
         waiting --> active: moved_by_host
+        waiting --> active: approval_decided
+        waiting --> waiting: waiting_for_approval
         waiting --> stopped: workflow_cancelled
         completed --> [*]
         stopped --> [*]
+        failed --> [*]
     ```
-    ");
+    "#);
 }

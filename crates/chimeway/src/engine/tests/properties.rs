@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{plays::*, *};
 use crate::{
     definition::StepKind,
-    engine::{Reason, StateName, TerminalReason, Transition},
+    engine::{Reason, StateName, TerminalReason},
 };
 
 /// What a stored row keeps of a run, in the words of its columns.
@@ -20,6 +20,8 @@ struct Row {
     pending_signals: Vec<String>,
     terminal_reason: Option<String>,
     transition_count: i32,
+    /// In a row: nothing is due although it is active.
+    sent: bool,
 }
 
 impl Row {
@@ -30,9 +32,11 @@ impl Row {
                 Some(*until),
                 stop_on.iter().map(ToString::to_string).collect(),
             ),
+            RunState::AwaitingApproval { until } => (*until, vec![]),
             _ => (None, vec![]),
         };
         Some(Self {
+            sent: run.sent,
             current_step_id: run.definition.step_id(run.step),
             visit: run.visit.0,
             state: run.state.name()?.as_str(),
@@ -44,10 +48,18 @@ impl Row {
         })
     }
 
+    fn asks(&self, like: &Run) -> bool {
+        let step = like.definition.index_of(self.current_step_id).unwrap();
+        matches!(run_kind(like, step), StepKind::Approval(_))
+    }
+
     fn run(self, like: &Run) -> Run {
         let ended = || TerminalReason::parse(self.terminal_reason.as_deref().unwrap()).unwrap();
         let state = match StateName::parse(self.state).unwrap() {
             StateName::Active => RunState::Active,
+            StateName::Waiting if self.asks(like) => RunState::AwaitingApproval {
+                until: self.suspended_until,
+            },
             StateName::Waiting => RunState::Waiting {
                 until: self.suspended_until.unwrap(),
                 stop_on: self
@@ -69,7 +81,7 @@ impl Row {
             status_reason: self.status_reason.into(),
             sequence: crate::ids::Sequence(self.transition_count),
             facts: like.facts.clone(),
-            sent: like.sent,
+            sent: self.sent,
         }
     }
 }
@@ -102,7 +114,9 @@ proptest! {
         for told in &play.told {
             prop_assert_eq!(&decide(&told.before, &told.input, told.now), &told.verdict);
             if let Verdict::Move(decisions) = &told.verdict {
-                prop_assert!(matches!(decisions.first(), Some(Decision::Transition(_))));
+                let first = decisions.first();
+                let acts = matches!(first, Some(Decision::Execute { .. } | Decision::Remember(_)));
+                prop_assert!(acts || matches!(first, Some(Decision::Transition(_))));
             } else {
                 prop_assert_eq!(&told.before, &told.after);
             }
@@ -123,15 +137,24 @@ proptest! {
     #[test]
     fn a_visit_is_one_entering_of_a_step(play in plays()) {
         for told in &play.told {
-            prop_assert!(told.after.visit.0 - told.before.visit.0 <= 1, "{:?}", told.verdict);
             let (mut step, mut visit) = (told.before.step, told.before.visit);
             for line in told.lines() {
                 if line.visit == visit {
                     prop_assert_eq!(line.step, step, "a step changes with its visit only");
                 } else {
                     prop_assert_eq!(line.visit, visit.next());
-                    let enters = [Reason::StepActivated, Reason::WaitingForStepProgression];
+                    let enters = [
+                        Reason::StepActivated,
+                        Reason::WaitingForStepProgression,
+                        Reason::WaitingForApproval,
+                        // There is nobody to ask.
+                        Reason::WorkflowFailed,
+                    ];
                     prop_assert!(enters.contains(&line.reason), "{}", line.reason);
+                    // A condition is left at once; one decision enters but one of the others.
+                    let left = told.before.visit == visit
+                        || matches!(run_kind(&told.before, step), StepKind::Condition(_));
+                    prop_assert!(left, "{:?}", told.verdict);
                 }
                 (step, visit) = (line.step, line.visit);
             }
@@ -180,20 +203,32 @@ proptest! {
 
     #[test]
     fn a_message_is_planned_once_a_visit(play in plays()) {
-        let mut planned = BTreeSet::new();
+        let (mut planned, mut actions) = (BTreeSet::new(), BTreeSet::new());
         for told in &play.told {
-            for (step, visit, channel) in told.plans() {
+            for made in told.decisions() {
+                let Decision::Plan { step, visit, action, channel } = made else { continue };
+                prop_assert_eq!((*step, *visit), (told.after.step, told.after.visit));
                 let again = told.input == Input::DeliveryMissing;
-                prop_assert!(planned.insert(visit.0) != again, "{:?}", visit);
-                prop_assert_eq!((step, visit), (told.after.step, told.after.visit));
-                let StepKind::Notify(notify) = &told.after.definition.step(step).kind else {
-                    panic!("a wait sends nothing");
+                let name = match run_kind(&told.after, *step) {
+                    StepKind::Notify(notify) => notify.channel.as_str(),
+                    StepKind::Custom(custom) => custom.kind.as_str(),
+                    StepKind::Action(all) => {
+                        prop_assert!(all[*action].is_delivery());
+                        prop_assert!(actions.insert((visit.0, *action)), "{:?} {}", visit, action);
+                        prop_assert_eq!(channel.as_str(), "webhook");
+                        continue;
+                    }
+                    _ => panic!("it sends nothing"),
                 };
-                prop_assert_eq!(channel, &notify.channel);
+                prop_assert!(planned.insert(visit.0) != again, "{:?}", visit);
+                prop_assert_eq!(channel.as_str(), name);
             }
         }
         let entered = play.lines().into_iter().filter(|line| line.visit.0 > 0);
-        let sending = entered.filter(|line| !waits(&play.born, line));
+        let sending = entered.filter(|line| {
+            let kind = run_kind(&play.born, line.step);
+            matches!(kind, StepKind::Notify(_) | StepKind::Custom(_))
+        });
         let visits: BTreeSet<_> = sending.map(|line| line.visit.0).collect();
         prop_assert_eq!(planned, visits);
     }
@@ -201,11 +236,12 @@ proptest! {
     #[test]
     fn a_live_run_always_has_something_that_will_move_it(play in plays()) {
         let mut planned = BTreeSet::new();
-        for told in &play.told {
+        for (place, told) in play.told.iter().enumerate() {
             planned.extend(told.plans().map(|(_, visit, _)| visit.0));
             let run = &told.after;
             let wake = run.wake_at(told.now);
             match &run.state {
+                RunState::AwaitingApproval { until } => prop_assert_eq!(wake, *until),
                 RunState::Waiting { until, .. } => prop_assert_eq!(wake, Some(*until)),
                 RunState::Active => {
                     prop_assert!(wake.is_some() != planned.contains(&run.visit.0));
@@ -219,7 +255,17 @@ proptest! {
                     decide(run, &Input::Due, wake)
                 }
                 (RunState::Active, None) => {
-                    decide(run, &result(run.visit, Outcome::Delivered), told.now)
+                    let so_far = Play { told: play.told[..=place].to_vec(), ..play.clone() };
+                    let action = so_far.sent_action(run.visit).unwrap();
+                    decide(run, &result_of((run.visit, action), Outcome::Delivered), told.now)
+                }
+                (RunState::AwaitingApproval { .. }, _) => {
+                    let decided = Input::Decided {
+                        approval: ApprovalId(Uuid::from_u128(3)),
+                        visit: run.visit,
+                        outcome: Outcome::Approved,
+                    };
+                    decide(run, &decided, told.now)
                 }
                 _ => continue,
             };
@@ -258,15 +304,17 @@ proptest! {
                 if by_signal {
                     prop_assert_eq!(line.context.keys().collect::<Vec<_>>(), ["event_name"]);
                 }
+                let first = told.lines().next() == Some(line);
                 let delivery = match &told.input {
-                    // That a step became current is no delivery's doing: the line before says so.
-                    Input::Delivered(result) if line.reason != Reason::StepActivated => {
+                    // What follows is no delivery's doing: the line before says what was.
+                    Input::Delivered(result) if first => {
                         prop_assert_eq!(result.visit, told.before.visit);
                         Some(result.delivery)
                     }
                     _ => None,
                 };
                 prop_assert_eq!(line.delivery, delivery);
+                prop_assert_eq!(line.approval.is_some(), line.reason == Reason::ApprovalDecided);
                 for fact in line.context.keys() {
                     prop_assert!(FACTS.contains(&fact.as_str()), "{fact}");
                 }
@@ -311,7 +359,7 @@ proptest! {
 }
 
 /// Everything a line of history may say.
-const FACTS: [&str; 9] = [
+const FACTS: [&str; 15] = [
     "workflow",
     "step_key",
     "workflow_outcome",
@@ -321,8 +369,14 @@ const FACTS: [&str; 9] = [
     "suspended_until",
     "pending_signals",
     "event_name",
+    "error",
+    "name",
+    "operator",
+    "action",
+    "action_index",
+    "actions",
 ];
 
-fn waits(run: &Run, line: &Transition) -> bool {
-    matches!(run.definition.step(line.step).kind, StepKind::Wait(_))
+fn run_kind(run: &Run, step: StepIndex) -> &StepKind {
+    &run.definition.step(step).kind
 }

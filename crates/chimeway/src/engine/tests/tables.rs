@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
 use super::*;
 use crate::{
     definition::To,
@@ -80,6 +82,26 @@ fn every_input_that_decides_nothing_says_why() {
             Noop::NotListening,
             workflow("deaf").wait("pause", "PT1H", |wait| wait),
             vec!["09:00 started", "09:00 due", "09:01 signal 7 seen"],
+        ),
+        (
+            Noop::ApprovalOpen,
+            workflow("asking").approval("ask", |ask| ask.user("ada").timeout("1h")),
+            vec!["09:00 started", "09:00 due", "09:59 due"],
+        ),
+        (
+            Noop::Superseded,
+            workflow("asking").approval("ask", |ask| ask.user("ada")),
+            vec!["09:00 started", "09:00 due", "09:01 approved 2"],
+        ),
+        (
+            Noop::DeliveryPending,
+            workflow("calling").action("call", |call| call.webhook("https://a.example")),
+            vec!["09:00 started", "09:00 due", "09:01 sending"],
+        ),
+        (
+            Noop::NoProgressRules,
+            workflow("calling").action("call", |call| call.webhook("https://a.example")),
+            vec!["09:00 started", "09:00 due", "09:01 temporary_failure 1"],
         ),
         (Noop::RunNotActive, patient(), ended("10:01 started")),
         (Noop::RunNotActive, patient(), ended("10:01 due")),
@@ -203,6 +225,61 @@ fn why_a_run_is_where_it_is_never_is_that_a_step_became_current() {
         ),
     ];
     let mut covered = BTreeSet::from([Reason::StepActivated.as_str()]);
+    for (reason, inputs) in [
+        (Reason::ActionsPerformed, vec!["09:01 performed 1 0 1 {}"]),
+        (Reason::ActionSent, vec!["09:01 performed 1 0 1 {}"]),
+        (Reason::ActionFailed, vec!["09:01 refused 1 0 1 no"]),
+        (
+            Reason::WaitingForApproval,
+            vec!["09:01 performed 1 0 1 {}", "09:02 delivered 1 action 1"],
+        ),
+        (
+            Reason::ApprovalDecided,
+            vec![
+                "09:01 performed 1 0 1 {}",
+                "09:02 delivered 1 action 1",
+                "09:03 approved 2",
+            ],
+        ),
+        (
+            Reason::ConditionEvaluated,
+            vec![
+                "09:01 performed 1 0 1 {}",
+                "09:02 delivered 1 action 1",
+                "09:03 rejected 2",
+            ],
+        ),
+        (
+            Reason::WorkflowFailed,
+            vec![
+                "09:01 performed 1 0 1 {}",
+                "09:02 delivered 1 action 1",
+                "09:03 timed_out 2",
+            ],
+        ),
+    ] {
+        let workflow = workflow("business")
+            .action("work", |work| {
+                work.send_signal("a", json!({}))
+                    .webhook("https://a.example")
+            })
+            .approval("ask", |ask| ask.user("ada"))
+            .condition("urgent", "context.urgent")
+            .condition("missing", "context.missing")
+            .action("end", |work| work.send_signal("b", json!({})))
+            .on("work", Outcome::Failed, To::step("end"))
+            .on("ask", Outcome::Approved, To::step("end"))
+            .on("ask", Outcome::Rejected, To::step("urgent"))
+            .on("ask", Outcome::TimedOut, To::step("missing"))
+            .on("urgent", Outcome::Met, To::step("end"));
+        let inputs = [vec!["09:00 started"], inputs].concat();
+        let story = tell_of(workflow, json!({ "urgent": true }), &inputs);
+        let (_, lines) = story.answers.last().unwrap();
+        let said = lines.iter().any(|line| line.contains(reason.as_str()));
+        assert!(said, "{inputs:?}: {lines:?}");
+        assert_ne!(story.run.status_reason, "step_activated");
+        covered.insert(reason.as_str());
+    }
     for (reason, inputs) in table {
         let workflow = workflow("journey")
             .notify("first", "log", "first")
@@ -237,7 +314,12 @@ fn a_terminal_reason_reads_back_as_it_was_written() {
         (failed("bad_expression"), "failed:bad_expression".to_owned()),
         (failed("a:b"), "failed:a:b".to_owned()),
     ];
-    for outcome in Outcome::NOTIFY.into_iter().chain(Outcome::WAIT) {
+    let others = Outcome::CONDITION.into_iter().chain(Outcome::APPROVAL);
+    let all = Outcome::NOTIFY
+        .into_iter()
+        .chain(Outcome::WAIT)
+        .chain(others);
+    for outcome in all.chain(Outcome::WORK) {
         table.push((
             TerminalReason::Outcome(outcome),
             format!("outcome:{outcome}"),
