@@ -70,7 +70,7 @@ impl About<'_> {
         })
     }
 
-    /// The whole answer but its date, with the names of this hidden.
+    /// The whole answer but its date and its length, which is that of names, with the names of this hidden.
     async fn ask(&self, asker: &Asker<'_>, (line, body): (&str, &str)) -> String {
         let line = self.named(line);
         let answer = match body {
@@ -83,7 +83,7 @@ impl About<'_> {
         let headers = answer
             .head
             .lines()
-            .filter(|line| !line.starts_with("date: "));
+            .filter(|line| !line.starts_with("date: ") && !line.starts_with("content-length: "));
         let head: Vec<&str> = headers.collect();
         let text = format!("{}\n{}", head.join("\n"), answer.text);
         self.its

@@ -167,7 +167,7 @@ fn counts(
         Decided::NotAllowed { .. } => Err(Refusal::forbidden(
             "somebody else is asked for this decision; `GET /api/_workflows/pending?assignee=` lists whose it is",
         )),
-        Decided::NotPending => Err(Refusal::invalid(
+        Decided::NotPending => Err(Refusal::conflict(
             "id",
             word,
             "the run asks nobody for a decision at the moment",
