@@ -87,12 +87,22 @@ async fn generate(served: &Served, token: &str, options: &[&str]) {
 async fn heavy_requests_of_a_service_that_are_made_up_are_answered_as_the_document_says() {
     let served = served().await;
     let token = served.token("shop --tenant org_456 --acts-for-others");
-    generate(&served, &token, &["--exclude-operation-id", "trigger"]).await;
+    // PostgreSQL keeps no NUL, and no schema says so of a whole object.
+    let accepted = [
+        "--exclude-operation-id",
+        "trigger",
+        "--generation-allow-x00",
+        "false",
+    ];
+    generate(&served, &token, &accepted).await;
     let only = [
         "--include-operation-id",
         "trigger",
         "--exclude-checks",
         ACCEPTED,
+        // One operation leads nowhere else.
+        "--phases",
+        "examples,coverage,fuzzing",
     ];
     generate(&served, &token, &only).await;
 }
