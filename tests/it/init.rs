@@ -100,6 +100,8 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     pool_size                  4                      file chimeway.toml
     http                       -                      default
     extra_channels             -                      default
+    extra_steps                -                      default
+    extra_actions              -                      default
     queues.default             10                     default
     queues.chimeway_delivery   20                     default
     queues.chimeway_signals    10                     default

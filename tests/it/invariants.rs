@@ -148,7 +148,28 @@ where r.ended_at is null and r.wake_at is null and r.quarantine_reason is null
         select from chimeway.deliveries d
         where d.workflow_run_id = r.id and d.visit = r.visit
             and (d.status in ('pending', 'dispatched', 'failed') or d.progress_owed_at is not null)
+    )
+    and not exists (
+        select from chimeway.approvals a
+        where a.workflow_run_id = r.id and a.visit = r.visit and a.decision is null
     )",
+    ),
+    (
+        "4: an approval is open, and its run does not wait for it",
+        r"
+select a.id || ' visit ' || a.visit || ' of ' || r.visit || ' ' || r.state
+from chimeway.approvals a
+join chimeway.workflow_runs r on r.id = a.workflow_run_id
+where a.decision is null and (r.state <> 'waiting' or r.visit <> a.visit)",
+    ),
+    (
+        "29: a run went on with another decision than was made, or with none",
+        r"
+select t.workflow_run_id || ' visit ' || t.visit || ' ' || (t.context ->> 'workflow_outcome')
+from chimeway.workflow_transitions t
+left join chimeway.approvals a on a.id = t.approval_id and a.workflow_run_id = t.workflow_run_id
+    and a.visit = t.visit
+where t.reason = 'approval_decided' and a.decision is distinct from t.context ->> 'workflow_outcome'",
     ),
     (
         "4: an event or a signal that nothing can move",
@@ -269,12 +290,13 @@ from chimeway.workflow_runs r
 join lateral (
     -- The last line that entered a wait: a host may have added lines since.
     select * from chimeway.workflow_transitions t
-    where t.workflow_run_id = r.id and t.reason = 'waiting_for_step_progression'
+    where t.workflow_run_id = r.id
+        and t.reason in ('waiting_for_step_progression', 'waiting_for_approval')
     order by t.sequence desc limit 1
 ) t on true
 where r.state = 'waiting' and r.quarantine_reason is null and (
     (t.context ->> 'suspended_until')::timestamptz is distinct from r.suspended_until
-    or t.context -> 'pending_signals' is distinct from to_jsonb(r.pending_signals)
+    or coalesce(t.context -> 'pending_signals', '[]') is distinct from to_jsonb(r.pending_signals)
     or (r.wake_at is distinct from r.suspended_until and r.cancel_requested_at is null)
 )",
     ),
@@ -285,8 +307,13 @@ select coalesce(v.workflow_run_id, d.workflow_run_id) || ' visit ' || coalesce(v
 from (
     select t.workflow_run_id, t.visit, t.workflow_step_id
     from chimeway.workflow_transitions t
-    join chimeway.workflow_steps s on s.id = t.workflow_step_id and s.kind = 'notify'
+    join chimeway.workflow_steps s on s.id = t.workflow_step_id
+        and s.kind not in ('wait', 'condition', 'approval', 'action')
     where t.reason = 'step_activated'
+    union all
+    select t.workflow_run_id, t.visit, t.workflow_step_id
+    from chimeway.workflow_transitions t
+    where t.reason = 'action_sent'
 ) v
 full join chimeway.deliveries d
     on d.workflow_run_id = v.workflow_run_id and d.visit = v.visit

@@ -5,7 +5,9 @@
 mod spine;
 
 // What a workflow may consist of, and how it is told.
+mod approvals;
 mod cancel;
+mod conditions;
 mod definitions;
 mod matching;
 mod notify;
@@ -23,6 +25,7 @@ mod address_book;
 mod custom_channel;
 mod email;
 mod examples;
+mod extending;
 mod http_api;
 mod http_channel;
 mod inbox;
@@ -43,6 +46,7 @@ mod workflow_api;
 mod bad_input;
 mod bench;
 mod cli;
+mod cli_approvals;
 mod cli_refusals;
 mod cli_worker;
 mod dev;

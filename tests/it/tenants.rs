@@ -148,14 +148,22 @@ async fn a_command_about_another_tenants_things_ends_as_one_about_nobodys() {
 
 /// Commands that write down what is said of somebody nobody knows yet.
 fn writes_its_own(line: &str) -> bool {
-    ["recipients set", "preferences set", "track", "trigger"]
-        .iter()
-        .any(|start| line.starts_with(start))
+    let writes = [
+        "recipients set",
+        "preferences set",
+        "roles add",
+        "roles remove",
+        "track",
+        "trigger",
+    ];
+    writes.iter().any(|start| line.starts_with(start))
 }
 
 fn lists(line: &str) -> bool {
     let lists = [
         "runs",
+        "pending",
+        "roles list",
         "inbox list",
         "inbox unread",
         "preferences show",

@@ -6,9 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        bench, cancel, completions, demo, dev, explain, inbox, init, migrate, preferences, queues,
-        recipients, retry, runs, settings, templates, tokens, traces, track, trigger, worker,
-        workflows,
+        approvals, bench, cancel, completions, demo, dev, explain, inbox, init, migrate,
+        preferences, queues, recipients, retry, roles, runs, settings, templates, tokens, traces,
+        track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -87,6 +87,10 @@ pub(crate) enum Command {
     Traces(traces::Args),
     Cancel(cancel::Args),
     Retry(retry::Args),
+    Pending(approvals::Pending),
+    Approve(approvals::Approve),
+    Reject(approvals::Reject),
+    Roles(roles::Args),
     Inbox(inbox::Args),
     Tokens(tokens::Args),
     Init(init::Args),
@@ -210,6 +214,25 @@ mod tests {
             ),
             ("chimeway cancel --tenant t".into(), false),
             (format!("chimeway cancel {run}"), false),
+            (format!("chimeway approve {run} --tenant t --by me"), true),
+            (format!("chimeway approve {run} --tenant t"), false),
+            (
+                format!("chimeway reject {run} --tenant t --by me --note no"),
+                true,
+            ),
+            ("chimeway reject --tenant t --by me".into(), false),
+            ("chimeway pending".into(), true),
+            (
+                "chimeway pending --tenant t --assignee me --limit 5".into(),
+                true,
+            ),
+            ("chimeway pending --limit 0".into(), false),
+            ("chimeway roles add manager ada bob --tenant t".into(), true),
+            ("chimeway roles add manager --tenant t".into(), false),
+            ("chimeway roles list --tenant t".into(), true),
+            ("chimeway roles list".into(), false),
+            ("chimeway workflows show k --format rocket".into(), true),
+            ("chimeway workflows show k --format xml".into(), false),
             (format!("chimeway retry {run} --tenant t"), true),
             ("chimeway retry 17 --tenant t".into(), false),
             (

@@ -18,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use chimeway::{ids::ChannelName, queue::QueueName};
+use chimeway::{
+    ids::{ActionName, ChannelName, KindName},
+    queue::QueueName,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -54,6 +57,10 @@ pub(crate) struct Layer {
     pub(crate) channels: BTreeMap<ChannelName, ChannelSettings>,
     #[serde(default)]
     pub(crate) extra_channels: Vec<ChannelName>,
+    #[serde(default)]
+    pub(crate) extra_steps: Vec<KindName>,
+    #[serde(default)]
+    pub(crate) extra_actions: Vec<ActionName>,
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
@@ -91,6 +98,10 @@ pub(crate) struct Config {
     pub(crate) channels: BTreeMap<ChannelName, ChannelSettings>,
     /// Channels that only other workers have: documents may name them.
     pub(crate) extra_channels: BTreeSet<ChannelName>,
+    /// Kinds of steps that only other workers have: documents may name them.
+    pub(crate) extra_steps: BTreeSet<KindName>,
+    /// Actions that only other workers have: documents may name them.
+    pub(crate) extra_actions: BTreeSet<ActionName>,
     /// How long a claim is held; `None` for the library's default.
     pub(crate) lease: Option<Duration>,
     /// How long a drain may take; `None` for the library's default.
@@ -169,6 +180,8 @@ impl Config {
             queues,
             channels: layer.channels,
             extra_channels: layer.extra_channels.into_iter().collect(),
+            extra_steps: layer.extra_steps.into_iter().collect(),
+            extra_actions: layer.extra_actions.into_iter().collect(),
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
@@ -223,6 +236,12 @@ impl Layer {
             extra_channels: list("CHIMEWAY_EXTRA_CHANNELS", &variable, |text| {
                 ChannelName::from_str(text).map_err(|error| error.to_string())
             })?,
+            extra_steps: list("CHIMEWAY_EXTRA_STEPS", &variable, |text| {
+                KindName::from_str(text).map_err(|error| error.to_string())
+            })?,
+            extra_actions: list("CHIMEWAY_EXTRA_ACTIONS", &variable, |text| {
+                ActionName::from_str(text).map_err(|error| error.to_string())
+            })?,
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
@@ -235,6 +254,8 @@ impl Layer {
         self.queues.extend(over.queues);
         self.channels.extend(over.channels);
         self.extra_channels.extend(over.extra_channels);
+        self.extra_steps.extend(over.extra_steps);
+        self.extra_actions.extend(over.extra_actions);
         Self {
             database_url: over.database_url.or(self.database_url),
             log: over.log.or(self.log),
@@ -243,6 +264,8 @@ impl Layer {
             written: self.written,
             channels: self.channels,
             extra_channels: self.extra_channels,
+            extra_steps: self.extra_steps,
+            extra_actions: self.extra_actions,
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
             pool_size: over.pool_size.or(self.pool_size),

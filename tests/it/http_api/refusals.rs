@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::client::{Served, Server, raw, request, waiting};
-use crate::support::eventually;
+use crate::{running::Running, support::eventually};
 
 const JSON: &str = "content-type: application/json";
 
@@ -253,4 +253,15 @@ async fn a_request_does_not_wait_for_a_host_for_ever() {
     assert_eq!(refused.refused(), "503 UNAVAILABLE");
     host.rollback().await.unwrap();
     service.ask(&cancel).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_worker_that_other_machines_reach_says_what_that_means() {
+    let db = TestDb::create().await;
+    let worker = Running::worker(&db.url(), "--http 0.0.0.0:0");
+    worker.prints("have TLS end in front of it").await;
+    let alone = Running::worker(&db.url(), "--http 0");
+    alone.prints("http://127.0.0.1:").await;
+    let lines = alone.lines().join("\n");
+    assert!(!lines.contains("TLS"), "{lines}");
 }

@@ -50,6 +50,11 @@ calls! {
     PersistedWorkflow: "workflows.persisted_workflow",
     ActiveStepLinkage: "workflows.active_step_linkage",
     CreateInitialRun: "workflows.create_initial_run",
+    Approve: "approvals.approve",
+    Reject: "approvals.reject",
+    AddRole: "roles.add",
+    RemoveRole: "roles.remove",
+    ListRoles: "roles.list",
     ListInbox: "inbox.list",
     ListInboxBefore: "inbox.list",
     CountUnread: "inbox.unread_count",
@@ -94,6 +99,7 @@ impl Caller<'_> {
         let workflows = self.chimeway.workflows();
         let (inbox, recipients) = (self.chimeway.inbox(), self.chimeway.recipients());
         let preferences = self.chimeway.preferences();
+        let (approvals, roles) = (self.chimeway.approvals(), self.chimeway.roles());
         let stamp = Stamp::by("mallory").because("curiosity");
         let marketing = Preference::Category("marketing".parse()?);
         Ok(match call {
@@ -155,6 +161,37 @@ impl Caller<'_> {
                     .create_initial_run(conn, tenant, its.item, its.definition, self.now)
                     .await?,
             ),
+            Call::Approve => shown(
+                approvals
+                    .approve(conn, tenant, its.asked, &"approver".parse()?, None)
+                    .await?,
+            ),
+            Call::Reject => shown(
+                approvals
+                    .reject(conn, tenant, its.asked, &"approver".parse()?, None)
+                    .await?,
+            ),
+            Call::AddRole => shown(
+                roles
+                    .add(
+                        conn,
+                        tenant,
+                        &"clerk".parse()?,
+                        std::slice::from_ref(person),
+                    )
+                    .await?,
+            ),
+            Call::RemoveRole => shown(
+                roles
+                    .remove(
+                        conn,
+                        tenant,
+                        &"manager".parse()?,
+                        std::slice::from_ref(person),
+                    )
+                    .await?,
+            ),
+            Call::ListRoles => shown(roles.list(conn, tenant, None).await?),
             Call::ListInbox => shown(inbox.list(conn, tenant, person, Page::default()).await?),
             Call::ListInboxBefore => {
                 let before = Page {

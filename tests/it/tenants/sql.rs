@@ -25,6 +25,16 @@ pub(super) const CALLS: &[SqlCall] = &[
         |its| [its.lost_run.to_string(), "curiosity".to_owned()],
     ),
     (
+        "approve",
+        "select chimeway.approve($1, $2::text::uuid, $3)",
+        |its| [its.asked.to_string(), "approver".to_owned()],
+    ),
+    (
+        "reject",
+        "select chimeway.reject($1, $2::text::uuid, $3, 'curiosity')",
+        |its| [its.asked.to_string(), "approver".to_owned()],
+    ),
+    (
         "track",
         "select chimeway.track($1, 'ada', 'notification_read',
             jsonb_build_object('notification_id', $2::text, 'delivery_id', $3::text))::text",

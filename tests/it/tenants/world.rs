@@ -19,6 +19,8 @@ use crate::{
 
 const MAIL: &str = "{ key: mail, steps: [{ id: mail, action: { type: notify, channel: email, render_key: mail } }] }";
 
+const ASKING: &str = "{ key: asking, steps: [{ id: ask, action: { type: approval, assignee: { user: approver } } }] }";
+
 pub(super) const A: &str = "org_456";
 pub(super) const B: &str = "org_999";
 /// Whom both tenants know.
@@ -35,6 +37,9 @@ pub(super) struct World {
 pub(super) struct Things {
     /// A run in its wait; ada's.
     pub(super) waiting: RunId,
+    /// Two that wait for approval by `approver`.
+    pub(super) asked: RunId,
+    pub(super) asked_too: RunId,
     /// Its notification.
     pub(super) item: NotificationId,
     /// The event that began it, under an idempotency key.
@@ -62,6 +67,8 @@ impl Things {
     pub(super) fn of_nobody(&self) -> Self {
         Self {
             waiting: RunId::fresh(),
+            asked: RunId::fresh(),
+            asked_too: RunId::fresh(),
             item: NotificationId::fresh(),
             event: EventId::fresh(),
             key: "key_of_nobody".to_owned(),
@@ -77,8 +84,10 @@ impl Things {
         }
     }
 
-    fn names(&self) -> [(String, &'static str); 12] {
+    fn names(&self) -> [(String, &'static str); 14] {
         [
+            (self.asked.to_string(), "<asked>"),
+            (self.asked_too.to_string(), "<asked_too>"),
             (self.waiting.to_string(), "<waiting>"),
             (self.item.to_string(), "<item>"),
             (self.event.to_string(), "<event>"),
@@ -153,6 +162,8 @@ pub(super) async fn hold_all_of(conn: &mut PgConnection, tenant: &str) {
         "select from chimeway.notifications where tenant_id = $1 for update",
         "select from chimeway.recipients where tenant_id = $1 for update",
         "select from chimeway.preferences where tenant_id = $1 for update",
+        "select from chimeway.approvals where tenant_id = $1 for update",
+        "select from chimeway.role_members where tenant_id = $1 for update",
     ] {
         let held = sqlx::query(statement).bind(tenant).fetch_all(&mut *conn);
         assert!(!held.await.unwrap().is_empty(), "{statement}");
@@ -164,6 +175,7 @@ pub(super) async fn world() -> World {
     sqlx::raw_sql(ALL_BUT).execute(story.pool()).await.unwrap();
     story.apply(MENTION).await;
     story.apply(MAIL).await;
+    story.apply(ASKING).await;
     for key in ["only_a", "only_b", "unused"] {
         story
             .apply(&format!(
@@ -230,6 +242,15 @@ async fn furnish(story: &Story, org: &str, person: &str, workflow: &str) -> Thin
     start("mention_escalation", person, None).await;
     let event = start("mention_escalation", ADA, Some(&key)).await;
     start(workflow, person, None).await;
+    let asked = start("asking", person, None).await;
+    let asked_too = start("asking", person, None).await;
+    let manager = "manager".parse().unwrap();
+    let members = [person.parse().unwrap()];
+    let roles = chimeway.roles();
+    roles
+        .add(&mut conn, &tenant, &manager, &members)
+        .await
+        .unwrap();
     let lost = start("mention_escalation", person, None).await;
     story.drain().await;
     let mail = start("mail", ADA, None).await;
@@ -255,6 +276,8 @@ async fn furnish(story: &Story, org: &str, person: &str, workflow: &str) -> Thin
     };
     Things {
         waiting,
+        asked: story.runs_of(asked).await[0],
+        asked_too: story.runs_of(asked_too).await[0],
         item: id_of(
             "select notification_id from chimeway.workflow_runs where id = $1",
             waiting,

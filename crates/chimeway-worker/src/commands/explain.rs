@@ -1,7 +1,10 @@
 //! `chimeway explain`: where a run is and why.
 
 use chimeway::{
-    flow::{DeliveryFacts, Explanation, explain::Intervention},
+    flow::{
+        DeliveryFacts, Explanation,
+        explain::{ApprovalFacts, Intervention},
+    },
     ids::{RunId, TenantId},
 };
 
@@ -50,6 +53,9 @@ pub(crate) fn block(run: &Explanation) -> String {
     for delivery in &run.deliveries {
         lines.push(("delivery", delivery_line(delivery)));
     }
+    for one in &run.approvals {
+        lines.push(("approval", approval(one)));
+    }
     for one in &run.interventions {
         lines.push(("by hand", by_hand(one)));
     }
@@ -85,6 +91,29 @@ fn state(run: &Explanation) -> String {
         text.push_str(&format!(" or {}", run.pending_signals.join(", ")));
     }
     text
+}
+
+/// `approved by carol at 2026-03-02 11:00:00Z, asked role manager in ask`
+fn approval(one: &ApprovalFacts) -> String {
+    let who = format!("{} {}", one.assignee_kind, one.assignee);
+    let step = one.step.as_deref().unwrap_or("-");
+    let Some(decision) = &one.decision else {
+        let until = one
+            .deadline
+            .map_or_else(String::new, |at| format!(" until {}", output::instant(at)));
+        return format!("open{until}, asks {who} in {step}");
+    };
+    let by = one
+        .decided_by
+        .as_ref()
+        .map_or_else(String::new, |by| format!(" by {by}"));
+    let at = one
+        .decided_at
+        .map_or_else(String::new, |at| format!(" at {}", output::instant(at)));
+    format!(
+        "{}{by}{at}, asked {who} in {step}",
+        decision.replace('_', " ")
+    )
 }
 
 /// `cancel run by carol at 2026-03-02 11:00:00Z: sent by mistake`

@@ -3,6 +3,7 @@
 //! To add a command: 1. a file here with its `Args`, whose doc comments and `after_help` are its help,
 //! and a `run`; 2. its variant in `cli.rs`; 3. its arm in [`run`].
 
+pub(crate) mod approvals;
 pub(crate) mod bench;
 pub(crate) mod cancel;
 mod child;
@@ -17,6 +18,7 @@ pub(crate) mod preferences;
 pub(crate) mod queues;
 pub(crate) mod recipients;
 pub(crate) mod retry;
+pub(crate) mod roles;
 pub(crate) mod runs;
 pub(crate) mod settings;
 mod suggest;
@@ -101,6 +103,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Traces(args) => traces::run(&args, &context).await,
         Command::Cancel(args) => cancel::run(args, &context).await,
         Command::Retry(args) => retry::run(args, &context).await,
+        Command::Pending(args) => approvals::pending(args, &context).await,
+        Command::Approve(args) => approvals::approve(args.decision, &context).await,
+        Command::Reject(args) => approvals::reject(args.decision, &context).await,
+        Command::Roles(args) => roles::run(args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Config(args) => settings::run(&args, &global),
@@ -145,6 +151,14 @@ fn with_channels(
     for name in &config.extra_channels {
         builder = builder
             .extra_channel(name.as_str())
+            .map_err(FlowError::from)?;
+    }
+    for kind in &config.extra_steps {
+        builder = builder.extra_step(kind.as_str()).map_err(FlowError::from)?;
+    }
+    for action in &config.extra_actions {
+        builder = builder
+            .extra_action(action.as_str())
             .map_err(FlowError::from)?;
     }
     Ok(builder)

@@ -17,7 +17,7 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 10] = [
+pub(crate) const KEYS: [Key; 12] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
@@ -91,6 +91,26 @@ to reach it through something that ends TLS. A flag of the worker: --http ADDRES
 Channels that only other workers have, such as your own in Rust: documents may name them, this worker
 leaves their messages alone. In the environment: sms,push.",
         example: r#"extra_channels = ["sms", "push"]"#,
+    },
+    Key {
+        name: "extra_steps",
+        variable: Some("CHIMEWAY_EXTRA_STEPS"),
+        flag: None,
+        default: "none",
+        about: "\
+Kinds of steps that only other workers have, such as your own in Rust: documents may name them. A worker
+that lacks one leaves its steps to be tried again. In the environment: scoring,translation.",
+        example: r#"extra_steps = ["scoring"]"#,
+    },
+    Key {
+        name: "extra_actions",
+        variable: Some("CHIMEWAY_EXTRA_ACTIONS"),
+        flag: None,
+        default: "none",
+        about: "\
+Actions that only other workers have, such as your own in Rust: documents may name them. Runs are made to
+act by workers of the queue chimeway_workflows: those must have them. In the environment: print,archive.",
+        example: r#"extra_actions = ["print"]"#,
     },
     Key {
         name: "queues",

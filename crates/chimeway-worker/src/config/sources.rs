@@ -6,7 +6,7 @@ use chimeway::queue::QueueName;
 use clap::ValueEnum as _;
 use serde_json::Value;
 
-use super::{ConfigError, KEYS, Layer, channel_adapter, environment, list, queue_limit};
+use super::{ConfigError, KEYS, Layer, channel_adapter, environment, keys::Key, list, queue_limit};
 use crate::database::Database;
 
 /// One setting that holds.
@@ -77,7 +77,9 @@ fn from_sources(
         match key.name {
             "queues" => settings.extend(queues(of_file, &in_file, &variable)?),
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
-            "extra_channels" => settings.push(extra_channels(of_file, &in_file, &variable)),
+            "extra_channels" | "extra_steps" | "extra_actions" => {
+                settings.push(names(key, of_file, &in_file, &variable));
+            }
             name => {
                 let flag = key
                     .flag
@@ -202,17 +204,19 @@ fn flatten(name: &str, value: &toml::Value, source: &Source, into: &mut Vec<Sett
     }
 }
 
-fn extra_channels(
+/// A list of names; what the file and the environment say counts together.
+fn names(
+    key: &Key,
     of_file: Option<&toml::Value>,
     in_file: &Source,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Setting {
-    const VARIABLE: &str = "CHIMEWAY_EXTRA_CHANNELS";
+    let named = key.variable.unwrap_or_default();
     let of_file: Vec<Value> = of_file
         .and_then(toml::Value::as_array)
         .map(|names| names.iter().map(json).collect())
         .unwrap_or_default();
-    let text = variable(VARIABLE).unwrap_or_default();
+    let text = variable(named).unwrap_or_default();
     let of_variable: Vec<Value> = text
         .split(',')
         .map(str::trim)
@@ -222,15 +226,15 @@ fn extra_channels(
     let source = match (of_file.is_empty(), of_variable.is_empty()) {
         (true, true) => Source::Default,
         (false, true) => in_file.clone(),
-        (true, false) => Source::Environment(VARIABLE),
+        (true, false) => Source::Environment(named),
         (false, false) => Source::Both(
             Box::new(in_file.clone()),
-            Box::new(Source::Environment(VARIABLE)),
+            Box::new(Source::Environment(named)),
         ),
     };
     let names = [of_file, of_variable].concat();
     Setting {
-        name: "extra_channels".to_owned(),
+        name: key.name.to_owned(),
         value: (!names.is_empty()).then(|| Value::from(names)),
         source,
     }

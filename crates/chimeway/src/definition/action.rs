@@ -213,7 +213,7 @@ impl<'a> Reader<'a> {
             let operand = self.operand(&node);
             let field = FieldName::new(name).map_err(|bad| {
                 self.mistakes
-                    .add(&node.pointer, Problem::BadName(bad), None)
+                    .add(&node.pointer, Problem::BadName(bad), None);
             });
             Some((field.ok()?, operand?))
         });

@@ -156,6 +156,8 @@ pub enum Problem {
     UnknownMethod { found: String },
     #[error("the header `{name}` is not one, or its value holds a control character")]
     BadHeader { name: String },
+    #[error("{reason}")]
+    BadSettings { reason: String },
     #[error("a workflow that is not active cannot be applied")]
     NotActive,
     #[error("the channel `{channel}` needs a template, and there is no `{key}`")]
@@ -222,9 +224,22 @@ impl Problem {
             Self::UnknownAction { .. } => "unknown_action",
             Self::UnknownMethod { .. } => "unknown_method",
             Self::BadHeader { .. } => "bad_header",
+            Self::BadSettings { .. } => "bad_settings",
             Self::NotActive => "not_active",
             Self::MissingTemplate { .. } => "missing_template",
             Self::MissingSubject { .. } => "missing_subject",
+        }
+    }
+}
+
+impl DefinitionError {
+    /// What a host's own kind of step or action says of what it is given.
+    pub(crate) fn bad_settings(pointer: String, reason: &str) -> Self {
+        let reason = super::shape::shown(reason);
+        Self {
+            pointer,
+            problem: Problem::BadSettings { reason },
+            hint: None,
         }
     }
 }

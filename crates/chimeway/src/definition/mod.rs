@@ -8,7 +8,8 @@
 //! step that does not exist.
 //!
 //! `read.rs` and `routes.rs` read our own way of writing a workflow, `rules.rs` that of the original
-//! Chimeway; both make the same plan.
+//! Chimeway, `rocket.rs` Rocket's; all make the same plan. `condition.rs`, `approval.rs`, `action.rs` and
+//! `trigger.rs` have the parts of business workflows, each with what reads it.
 //!
 //! To add a step kind:
 //!
@@ -36,7 +37,7 @@ mod matches;
 #[cfg(test)]
 mod properties;
 mod read;
-mod rocket;
+pub mod rocket;
 mod routes;
 mod rules;
 mod shape;

@@ -4,6 +4,8 @@
 //! Where its ports differ from what a reader would expect, the expectation counts: a `record_id` is a
 //! path, an unknown key is a mistake, and whoever is asked is the only one who may decide.
 
+mod export;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -20,6 +22,8 @@ use super::{
     trigger::Source,
 };
 use crate::ids::{StepKey, Version};
+
+pub use export::{Inexpressible, export};
 
 const ROOT_KEYS: [&str; 6] = ["name", "active", "version", "trigger", "context", "steps"];
 const TYPES: [&str; 3] = ["action", "condition", "approval"];

@@ -28,6 +28,17 @@ pub struct Validated {
 }
 
 impl Validated {
+    /// Where the document that was checked says what a step does, or one of its actions.
+    pub(crate) fn pointer(&self, place: usize, action: Option<usize>) -> String {
+        let step = self.places.pointer(place);
+        match (action, self.places == Places::Steps) {
+            (Some(action), true) => format!("{step}/action/actions/{action}"),
+            (Some(action), false) => format!("{step}/actions/{action}"),
+            (None, true) => format!("{step}/action"),
+            (None, false) => step,
+        }
+    }
+
     /// Where the document that was checked says which content a notify step has.
     pub(crate) fn content_pointer(&self, place: usize) -> String {
         let step = self.places.pointer(place);

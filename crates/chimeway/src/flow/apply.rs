@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgPool};
 
 use super::{Chimeway, Core, FlowError, Templates, templates};
 use crate::{
-    definition::{Document, StepKind, Validated, validate},
+    definition::{Action, DefinitionError, Document, StepKind, Validated, validate},
     ids::{DefinitionId, StepId, Version, WorkflowKey},
     store::workflows::{self, NewDefinition, NewStep},
 };
@@ -63,7 +63,7 @@ impl Chimeway {
         document: &Document,
         templates: &Templates,
     ) -> Result<Applied, FlowError> {
-        let checked = validate(document, &self.core.known).map_err(FlowError::InvalidDefinition)?;
+        let checked = checked(&self.core, document)?;
         let mut tx = pool.begin().await?;
         let stored = templates.store(&mut tx, &checked).await?;
         refuse_missing(&self.core, &mut tx, &checked).await?;
@@ -77,6 +77,40 @@ impl Chimeway {
     }
 }
 
+/// Checks a document, and asks the host's own kinds of steps and actions about what they are given.
+fn checked(core: &Core, document: &Document) -> Result<Validated, FlowError> {
+    let checked = validate(document, &core.known).map_err(FlowError::InvalidDefinition)?;
+    let mut mistakes = vec![];
+    let mut refuse = |pointer: String, said: Result<(), String>| {
+        if let Err(reason) = said {
+            mistakes.push(DefinitionError::bad_settings(pointer, &reason));
+        }
+    };
+    for (place, step) in checked.plan.steps.iter().enumerate() {
+        match &step.kind {
+            StepKind::Custom(custom) => {
+                if let Some(kind) = core.steps.get(&custom.kind) {
+                    refuse(checked.pointer(place, None), kind.check(&custom.settings));
+                }
+            }
+            StepKind::Action(actions) => {
+                for (index, action) in actions.iter().enumerate() {
+                    if let Action::Custom { kind, settings } = action
+                        && let Some(own) = core.actions.get(kind)
+                    {
+                        refuse(checked.pointer(place, Some(index)), own.check(settings));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    match mistakes.is_empty() {
+        true => Ok(checked),
+        false => Err(FlowError::InvalidDefinition(mistakes)),
+    }
+}
+
 /// Checks a document and makes sure it is stored, in the caller's transaction. Nothing more is read
 /// where the latest version is the one.
 pub(super) async fn ensure_document(
@@ -85,7 +119,7 @@ pub(super) async fn ensure_document(
     document: &Document,
     latest: Option<workflows::Latest>,
 ) -> Result<DefinitionId, FlowError> {
-    let checked = validate(document, &core.known).map_err(FlowError::InvalidDefinition)?;
+    let checked = checked(core, document)?;
     match latest {
         Some(latest)
             if latest.hash == checked.hash.as_str()

@@ -84,7 +84,7 @@ impl Decided {
         }
     }
 
-    fn of(row: DecidedRow, run: RunId) -> Result<Self, FlowError> {
+    fn of(row: &DecidedRow, run: RunId) -> Result<Self, FlowError> {
         let bad = || StoreError::Inconsistent {
             table: "approvals",
             column: "decision",
@@ -190,7 +190,7 @@ impl Approvals {
         let (tenant, by) = (tenant.as_str(), by.as_str());
         let row = approvals::decide(conn, tenant, run, decision, by, note).await?;
         let won = row.answer == decision;
-        let decided = Decided::of(row, run)?;
+        let decided = Decided::of(&row, run)?;
         if won && self.chimeway.core().dispatcher == Dispatcher::Queued {
             settings::wake(conn, &[QueueName::Workflows.as_str()]).await?;
         }

@@ -14,13 +14,14 @@ use super::{
     address_book::{self, Addressed, LookUp},
     definitions, metrics,
     record::{Attempted, Unsent},
+    steps::StepCall,
     templates::{self, Unrendered},
 };
 use crate::{
-    channels::{Channel, Message, Receipt, SendError},
+    channels::{Message, Receipt, SendError},
     definition::{Definition, Outcome, StepKind},
     engine::{AttemptResult, attempt::status_reason},
-    ids::{ActorId, CategoryName, ChannelName, TenantId},
+    ids::{ActorId, CategoryName, ChannelName, KindName, TenantId},
     store::{
         StoreResult,
         claims::{ClaimRef, ClaimedRow},
@@ -91,6 +92,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     let row = &claimed.row;
     let definition = row.definition.and_then(|id| needs.definitions.get(&id));
     let message = definition.and_then(|definition| message(row, definition));
+    let own = definition.and_then(|definition| step_call(row, definition));
     if row.delivered {
         return attempted(claimed, "", &core.worker, Ended::unsent(Unsent::Delivered));
     }
@@ -106,6 +108,9 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     if let Some(reason) = definition.and_then(|definition| suppressed(row, definition)) {
         let unsent = Ended::unsent(Unsent::Suppressed(reason));
         return attempted(claimed, "", &core.worker, unsent);
+    }
+    if let Some((kind, call)) = own {
+        return own_step(core, claimed, &kind, &call).await;
     }
     let Some(mut message) = message else {
         let ended = Ended::failed(
@@ -146,7 +151,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     }
     core.reach(Point::BeforeSend).await;
     let began = Instant::now();
-    let ended = send(channel.as_ref(), &message, core.timing.send).await;
+    let ended = send(channel.send(&message), core.timing.send).await;
     let took = began.elapsed();
     core.reach(Point::AfterSend).await;
     let waited = began.saturating_duration_since(claimed.asked);
@@ -164,6 +169,59 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
             ..ended
         },
     )
+}
+
+/// Does the work of a step of a host's own kind.
+async fn own_step(core: &Core, claimed: &Claimed, name: &KindName, call: &StepCall) -> Delivery {
+    let Some(kind) = core.steps.get(name) else {
+        tracing::warn!(
+            kind = %name, delivery.id = %claimed.row.id,
+            "this worker has no kind of step `{name}`; the work is tried again later",
+        );
+        let temporary = AttemptResult::Temporary { retry_after: None };
+        let ended = Ended::failed(temporary, "this worker has no such kind of step");
+        return attempted(claimed, "", &core.worker, ended);
+    };
+    if claimed.asked.elapsed() + core.timing.send + MARGIN > core.timing.lease {
+        return Delivery::TooLate;
+    }
+    core.reach(Point::BeforeSend).await;
+    let began = Instant::now();
+    let ended = send(kind.perform(call), core.timing.send).await;
+    core.reach(Point::AfterSend).await;
+    let waited = began.saturating_duration_since(claimed.asked);
+    let took = began.elapsed();
+    let ended = Ended {
+        took,
+        waited,
+        ..ended
+    };
+    attempted(claimed, "", &core.worker, ended)
+}
+
+fn step_call(row: &ClaimedRow, definition: &Definition) -> Option<(KindName, StepCall)> {
+    let step = definition.step(definition.index_of(row.step)?);
+    let StepKind::Custom(custom) = &step.kind else {
+        return None;
+    };
+    let params = match &row.params {
+        None => json!({}),
+        Some(kept) => kept.read()?.clone(),
+    };
+    let recipient = row.recipient.as_deref();
+    let call = StepCall {
+        delivery: row.id,
+        attempt: row.attempt,
+        tenant: TenantId::new(row.tenant.as_str()).ok()?,
+        run: row.run,
+        recipient: recipient.and_then(|text| ActorId::new(text).ok()),
+        notification: row.notification,
+        workflow: definition.key.clone(),
+        step: step.key.clone(),
+        settings: custom.settings.clone(),
+        params,
+    };
+    Some((custom.kind.clone(), call))
 }
 
 /// Whether the message is still to be sent: its run is live and in the visit that made it, or its step
@@ -305,9 +363,9 @@ impl Ended {
     }
 }
 
-/// Calls the channel. A panic and no answer in time are failures like others.
-async fn send(channel: &dyn Channel, message: &Message, limit: Duration) -> Ended {
-    let calling = AssertUnwindSafe(channel.send(message)).catch_unwind();
+/// Calls the channel, or a host's own step. A panic and no answer in time are failures like others.
+async fn send(calling: impl Future<Output = Result<Receipt, SendError>>, limit: Duration) -> Ended {
+    let calling = AssertUnwindSafe(calling).catch_unwind();
     let temporary = AttemptResult::Temporary { retry_after: None };
     match tokio::time::timeout(limit, calling).await {
         Err(_) => Ended::failed(temporary, "no answer in time"),

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::{FlowError, workflows::Workflows};
 use crate::{
     engine::attempt::status_reason,
-    ids::{DeliveryId, RunId, TenantId},
+    ids::{ApprovalId, DeliveryId, RunId, TenantId},
     store::{StoreError, run_views, transitions, transitions::StoredTransition},
 };
 
@@ -48,6 +48,9 @@ pub struct Explanation {
     /// What people did to it, and to its messages, by hand.
     #[serde(default)]
     pub interventions: Vec<Intervention>,
+    /// What people were asked to decide, in order.
+    #[serde(default)]
+    pub approvals: Vec<ApprovalFacts>,
     /// What it sent or is to send, in order.
     pub deliveries: Vec<DeliveryFacts>,
     /// What will happen, when, or what it waits for: one sentence.
@@ -74,6 +77,31 @@ pub struct Intervention {
     pub reason: Option<String>,
     /// When.
     pub made_at: DateTime<Utc>,
+}
+
+/// A decision that people were asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApprovalFacts {
+    /// Which approval.
+    pub id: ApprovalId,
+    /// The step that asked.
+    pub step: Option<String>,
+    /// The visit that asked.
+    pub visit: i32,
+    /// user or role.
+    pub assignee_kind: String,
+    /// Which one.
+    pub assignee: String,
+    /// When they were asked.
+    pub opened_at: DateTime<Utc>,
+    /// Until when they could decide.
+    pub deadline: Option<DateTime<Utc>>,
+    /// approved, rejected, timed_out or withdrawn; `None` while it is open.
+    pub decision: Option<String>,
+    /// Who approved or rejected.
+    pub decided_by: Option<String>,
+    /// When.
+    pub decided_at: Option<DateTime<Utc>>,
 }
 
 /// One message of a run.
@@ -175,7 +203,10 @@ impl Explanation {
                     self.still_out()
                 )
             }
-            "waiting" => self.waiting(),
+            "waiting" => match self.approvals.iter().find(|one| one.visit == self.visit) {
+                Some(approval) => self.asking(approval),
+                None => self.waiting(),
+            },
             _ => self.active(),
         }
     }
@@ -191,6 +222,30 @@ impl Explanation {
                 "Waits until {until}, then goes on; the signal {signals} ends the wait before that."
             ),
             (false, None) => format!("Waits until {until}, then goes on."),
+        }
+    }
+
+    fn asking(&self, approval: &ApprovalFacts) -> String {
+        let who = match approval.assignee_kind.as_str() {
+            "role" => format!("anybody with the role `{}`", approval.assignee),
+            _ => format!("`{}`", approval.assignee),
+        };
+        match (&approval.decision, approval.deadline) {
+            (Some(decision), _) => {
+                let decision = decision.replace('_', " ");
+                format!("The approval is {decision}; a worker is about to go on.")
+            }
+            (None, Some(deadline)) if self.is_due(Some(deadline)) => format!(
+                "The time for the approval by {who} ended at {}; a worker is about to go on.",
+                instant(deadline)
+            ),
+            (None, Some(deadline)) => format!(
+                "Waits for approval by {who} until {}; `chimeway approve` or `reject` decides.",
+                instant(deadline)
+            ),
+            (None, None) => {
+                format!("Waits for approval by {who}; `chimeway approve` or `reject` decides.")
+            }
         }
     }
 

@@ -35,6 +35,7 @@ mod record;
 pub mod roles;
 mod route;
 mod start;
+pub mod steps;
 mod sweep;
 pub mod templates;
 pub mod tokens;
@@ -63,6 +64,7 @@ pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
 pub use roles::Roles;
+pub use steps::{StepCall, StepKind};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use tokens::{Bearer, Issued, NewToken, StoredToken, Tokens};
 pub use track::Signal;
@@ -121,6 +123,7 @@ pub(crate) struct Core {
     pub(crate) channels: Registry,
     pub(crate) known: Known,
     pub(crate) actions: actions::Registry,
+    pub(crate) steps: steps::Registry,
     pub(crate) definitions: definitions::Cache,
     pub(crate) templates: templates::Cache,
     pub(crate) wakes: Wakes,
@@ -166,6 +169,7 @@ pub struct ChimewayBuilder {
     channels: Registry,
     known: Vec<ChannelName>,
     actions: actions::Registry,
+    steps: steps::Registry,
     known_actions: Vec<ActionName>,
     known_steps: Vec<KindName>,
     rendering: Vec<ChannelName>,
@@ -222,6 +226,18 @@ impl ChimewayBuilder {
     /// [`BadName`] if the name is blank or too long.
     pub fn extra_action(mut self, name: &str) -> Result<Self, BadName> {
         self.known_actions.push(ActionName::new(name)?);
+        Ok(self)
+    }
+
+    /// Registers a kind of step under a name; documents may then name it. Replaces one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the name is blank or too long.
+    pub fn step_kind(mut self, name: &str, kind: impl StepKind) -> Result<Self, BadName> {
+        let name = KindName::new(name)?;
+        self.steps.register(&name, Arc::new(kind));
+        self.known_steps.push(name);
         Ok(self)
     }
 
@@ -287,6 +303,7 @@ impl ChimewayBuilder {
                     .with_steps(self.known_steps)
                     .with_actions(self.known_actions),
                 actions: self.actions,
+                steps: self.steps,
                 definitions: definitions::Cache::default(),
                 templates: templates::Cache::default(),
                 wakes: Wakes::default(),

@@ -42,13 +42,19 @@ enum Action {
     #[command(after_help = "Example:\n  chimeway workflows list --json")]
     List,
     /// Show a version of a workflow
-    #[command(after_help = "Example:\n  chimeway workflows show mention_escalation --version 1")]
+    #[command(after_help = "\
+Examples:
+  chimeway workflows show mention_escalation --version 1
+  chimeway workflows show purchase_approval --format yaml > purchase_approval.yaml")]
     Show {
         #[arg(value_name = "KEY")]
         key: WorkflowKey,
         /// Which version, instead of the latest
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
         version: Option<i32>,
+        /// Print its document instead: in our own way of writing it, or in Rocket's
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<show::Format>,
     },
     /// Start no runs of a workflow for now; running runs go on
     #[command(after_help = "Example:\n  chimeway workflows pause mention_escalation")]
@@ -76,7 +82,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         Action::Validate(Paths { paths }) => documents::validate(&paths, context),
         Action::Apply(Paths { paths }) => documents::apply(&paths, context).await,
         Action::List => list(context).await,
-        Action::Show { key, version } => show::run(&key, version, context).await,
+        Action::Show {
+            key,
+            version,
+            format,
+        } => show::run(&key, version, format, context).await,
         Action::Pause { key } => set_active(&key, false, context).await,
         Action::Resume { key } => set_active(&key, true, context).await,
     }

@@ -1,6 +1,8 @@
 //! `chimeway workflows show`: one version.
 
 use chimeway::{
+    FlowError,
+    definition::{self, rocket},
     ids::WorkflowKey,
     store::workflows::{self, DefinitionRow},
 };
@@ -12,9 +14,19 @@ use crate::{
     output::{self, Table},
 };
 
+/// How a document is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// YAML, in our own way of writing it
+    Yaml,
+    /// JSON, in Rocket's shape
+    Rocket,
+}
+
 pub(super) async fn run(
     key: &WorkflowKey,
     version: Option<i32>,
+    format: Option<Format>,
     context: &Context,
 ) -> Result<(), CliError> {
     let mut conn = context.open().await?;
@@ -33,6 +45,9 @@ pub(super) async fn run(
             latest.version
         ))
     })?;
+    if let Some(format) = format {
+        return document(&row, format);
+    }
     if context.json {
         return output::print_json(&json!({
             "key": row.key,
@@ -52,6 +67,25 @@ pub(super) async fn run(
         output::instant(row.created_at),
         steps(&row),
     ))
+}
+
+fn document(row: &DefinitionRow, format: Format) -> Result<(), CliError> {
+    match format {
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(&row.document);
+            output::print(text.map_err(|error| CliError::Refused(error.to_string()))?)
+        }
+        Format::Rocket => {
+            let plan = definition::read_stored(&row.document);
+            let plan = plan.map_err(FlowError::InvalidDefinition)?;
+            match rocket::export(&plan) {
+                Ok(document) => output::print_json(&document),
+                Err(error) => Err(CliError::Refused(format!(
+                    "{error}; `--format yaml` can say everything"
+                ))),
+            }
+        }
+    }
 }
 
 fn steps(row: &DefinitionRow) -> Table {

@@ -30,7 +30,7 @@ impl WorkflowBuilder {
     #[must_use]
     pub fn condition(self, id: impl Into<String>, expression: impl Into<String>) -> Self {
         let action = json!({ "type": "condition", "expression": expression.into() });
-        self.add(id.into(), action)
+        self.add(id, action)
     }
 
     /// Adds a step that asks somebody for a decision; `configure` says whom, and for how long.
@@ -43,7 +43,7 @@ impl WorkflowBuilder {
         let asked = configure(ApprovalBuilder {
             action: json!({ "type": "approval" }),
         });
-        self.add(id.into(), asked.action)
+        self.add(id, asked.action)
     }
 
     /// Adds a step that does what `configure` says, in that order.
@@ -54,24 +54,34 @@ impl WorkflowBuilder {
         configure: impl FnOnce(ActionBuilder) -> ActionBuilder,
     ) -> Self {
         let ActionBuilder { actions } = configure(ActionBuilder { actions: vec![] });
-        self.add(id.into(), json!({ "type": "action", "actions": actions }))
+        self.add(id, json!({ "type": "action", "actions": actions }))
     }
 
     /// Adds a step of a kind that the host has registered; `settings` is a JSON object.
     #[must_use]
     pub fn step(self, id: impl Into<String>, kind: impl Into<String>, settings: Value) -> Self {
-        self.add(id.into(), typed(kind.into(), settings))
+        self.add(id, typed(kind, settings))
     }
 
-    fn add(mut self, id: String, action: Value) -> Self {
-        self.steps.push(json!({ "id": id, "action": action }));
+    fn add(mut self, id: impl Into<String>, action: Value) -> Self {
+        self.steps
+            .push(object([("id", id.into().into()), ("action", action)]));
         self
     }
 }
 
+fn object<const FIELDS: usize>(fields: [(&str, Value); FIELDS]) -> Value {
+    let fields = fields.into_iter();
+    Value::Object(
+        fields
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
+}
+
 /// The settings with their type, for the checker to look at.
-fn typed(kind: String, settings: Value) -> Value {
-    let mut typed = Map::from_iter([("type".to_owned(), json!(kind))]);
+fn typed(kind: impl Into<String>, settings: Value) -> Value {
+    let mut typed = Map::from_iter([("type".to_owned(), kind.into().into())]);
     if let Value::Object(settings) = settings {
         typed.extend(settings.into_iter().filter(|(name, _)| name != "type"));
     }
@@ -88,23 +98,23 @@ impl ApprovalBuilder {
     /// This one decides.
     #[must_use]
     pub fn user(self, user: impl Into<String>) -> Self {
-        self.assignee("user", user.into())
+        self.assignee("user", user)
     }
 
     /// Whoever has this role decides.
     #[must_use]
     pub fn role(self, role: impl Into<String>) -> Self {
-        self.assignee("role", role.into())
+        self.assignee("role", role)
     }
 
     /// Whoever stands at that place in the run's context decides: `context.manager`.
     #[must_use]
     pub fn path(self, path: impl Into<String>) -> Self {
-        self.assignee("path", path.into())
+        self.assignee("path", path)
     }
 
-    fn assignee(mut self, kind: &str, who: String) -> Self {
-        self.action["assignee"] = json!({ kind: who });
+    fn assignee(mut self, kind: &str, who: impl Into<String>) -> Self {
+        self.action["assignee"] = object([(kind, who.into().into())]);
         self
     }
 
@@ -145,7 +155,7 @@ impl ActionBuilder {
     /// Inserts a record of a host's; `values` is a JSON object.
     #[must_use]
     pub fn create_record(self, entity: impl Into<String>, values: Value) -> Self {
-        let settings = json!({ "entity": entity.into(), "values": values });
+        let settings = object([("entity", entity.into().into()), ("values", values)]);
         self.perform("create_record", settings)
     }
 
@@ -158,21 +168,21 @@ impl ActionBuilder {
     /// Tells that the run's actor did something; `payload` is a JSON object.
     #[must_use]
     pub fn send_signal(self, signal: impl Into<String>, payload: Value) -> Self {
-        let settings = json!({ "signal": signal.into(), "payload": payload });
+        let settings = object([("signal", signal.into().into()), ("payload", payload)]);
         self.perform("send_signal", settings)
     }
 
     /// Triggers a workflow for the run's actor; `params` is a JSON object.
     #[must_use]
     pub fn start_workflow(self, workflow: impl Into<String>, params: Value) -> Self {
-        let settings = json!({ "workflow": workflow.into(), "params": params });
+        let settings = object([("workflow", workflow.into().into()), ("params", params)]);
         self.perform("start_workflow", settings)
     }
 
     /// Any action, one that the host has registered too; `settings` is a JSON object.
     #[must_use]
     pub fn perform(mut self, kind: impl Into<String>, settings: Value) -> Self {
-        self.actions.push(typed(kind.into(), settings));
+        self.actions.push(typed(kind, settings));
         self
     }
 }

@@ -285,7 +285,7 @@ impl Play {
             } if *of == visit => Some(*action),
             _ => None,
         });
-        of_visit.last()
+        of_visit.max()
     }
 
     /// What performing the actions has come to, if that was decided last; else of another visit's.

@@ -22,6 +22,17 @@ use crate::{
 /// An action of a host's own.
 #[async_trait]
 pub trait ActionKind: Send + Sync + 'static {
+    /// What is wrong with the settings that a document gives such an action: looked at when it is applied,
+    /// and so without any run. Takes everything unless told otherwise.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong and how to mend it, on one line.
+    fn check(&self, settings: &Map<String, Value>) -> Result<(), String> {
+        let _ = settings;
+        Ok(())
+    }
+
     /// Performs the action in the transaction of its run, and says what to add to the run's context.
     ///
     /// What it writes over `conn` commits together with the run's going on. It may be called again after
@@ -87,6 +98,10 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
+    pub(super) fn get(&self, name: &ActionName) -> Option<&Arc<dyn ActionKind>> {
+        self.known.get(name)
+    }
+
     pub(super) fn register(&mut self, name: &ActionName, action: Arc<dyn ActionKind>) {
         self.known.insert(name.clone(), action);
     }
@@ -174,7 +189,7 @@ async fn one(
     let Action::Custom { kind, settings } = action else {
         return Err(ActionError::Refused(format!("cannot_{}", action.name())));
     };
-    let Some(own) = core.actions.known.get(kind) else {
+    let Some(own) = core.actions.get(kind) else {
         tracing::warn!(run.id = %run.id, action = %kind, "this worker has no such action");
         return Err(ActionError::Refused("unknown_action".to_owned()));
     };
