@@ -4,14 +4,17 @@ create table chimeway.workflows (
     active boolean not null default true,
     created_at timestamptz not null,
     updated_at timestamptz not null,
-    constraint workflows_key_not_blank check (btrim(workflow_key) <> '')
+    retired_at timestamptz,
+    constraint workflows_key_not_blank check (btrim(workflow_key) <> ''),
+    constraint workflows_retired_is_inactive check (retired_at is null or not active)
 );
 comment on table chimeway.workflows is 'A workflow over all its versions';
 comment on column chimeway.workflows.id is 'Time-ordered id';
 comment on column chimeway.workflows.workflow_key is 'What it is called';
 comment on column chimeway.workflows.active is 'Whether triggers start runs; running runs go on either way';
 comment on column chimeway.workflows.created_at is 'When its first version was stored';
-comment on column chimeway.workflows.updated_at is 'When it was last paused, resumed or given a version';
+comment on column chimeway.workflows.updated_at is 'When it was last paused, resumed, retired or given a version over HTTP';
+comment on column chimeway.workflows.retired_at is 'When it was retired: as paused, and not listed over HTTP; null where it is in use';
 
 create table chimeway.workflow_definitions (
     id uuid primary key,

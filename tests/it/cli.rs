@@ -133,6 +133,7 @@ async fn workflows_are_checked_stored_shown_paused_and_resumed() {
         "key": "mention_escalation",
         "version": 2,
         "active": true,
+        "retired_at": null,
         "steps": 3,
         "applied_at": "<time>"
       },
@@ -140,6 +141,7 @@ async fn workflows_are_checked_stored_shown_paused_and_resumed() {
         "key": "other",
         "version": 1,
         "active": false,
+        "retired_at": null,
         "steps": 1,
         "applied_at": "<time>"
       }

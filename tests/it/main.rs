@@ -30,6 +30,7 @@ mod custom_channel;
 mod email;
 mod examples;
 mod extending;
+mod http_api;
 mod http_channel;
 mod inbox;
 mod progression;

@@ -344,8 +344,8 @@ async fn an_address_that_cannot_be_served_is_refused_in_one_line() {
     let taken = taken.local_addr().unwrap().to_string();
     for (address, expected) in [
         (
-            "9464",
-            "error: http is not usable: `9464` is not an address with a port",
+            "localhost",
+            "error: http is not usable: `localhost` is not an address with a port",
         ),
         (&taken, &format!("error: cannot serve HTTP on {taken}: ")),
     ] {

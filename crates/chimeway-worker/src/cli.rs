@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     commands::{
         approvals, bench, cancel, completions, demo, dev, explain, inbox, init, migrate,
-        preferences, queues, recipients, retry, roles, runs, settings, templates, traces, track,
-        trigger, worker, workflows,
+        preferences, queues, recipients, retry, roles, runs, settings, templates, tokens, traces,
+        track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -92,6 +92,7 @@ pub(crate) enum Command {
     Reject(approvals::Reject),
     Roles(roles::Args),
     Inbox(inbox::Args),
+    Tokens(tokens::Args),
     Init(init::Args),
     Bench(bench::Args),
     Config(settings::Args),
@@ -247,6 +248,19 @@ mod tests {
                 "chimeway inbox unread --tenant t --recipient r".into(),
                 true,
             ),
+            ("chimeway tokens create a --tenant t".into(), true),
+            (
+                "chimeway tokens create a --operator --acts-for-others".into(),
+                true,
+            ),
+            (
+                "chimeway tokens create a --tenant t --operator".into(),
+                false,
+            ),
+            ("chimeway tokens create a".into(), false),
+            (format!("chimeway tokens revoke {run}"), true),
+            ("chimeway tokens revoke a".into(), false),
+            ("chimeway tokens list --tenant t".into(), true),
         ] {
             assert_eq!(parse(&line).is_ok(), accepted, "{line}");
         }

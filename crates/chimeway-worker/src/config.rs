@@ -13,7 +13,7 @@ mod sources;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -296,8 +296,13 @@ impl Layer {
 }
 
 fn http_address(text: &str) -> Result<SocketAddr, String> {
-    let address = text.trim().parse();
-    address.map_err(|_| format!("`{text}` is not an address with a port, such as 127.0.0.1:9464"))
+    let text = text.trim();
+    // Whoever names no address means this machine alone.
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an address with a port, such as 127.0.0.1:9464"))
 }
 
 /// A variable; a blank one counts as not set.

@@ -64,6 +64,8 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.pool_size, 3);
     assert_eq!(config.http, "[::1]:9464".parse().ok());
+    let port_alone = load("http = \"9464\"", &[], Layer::default()).unwrap();
+    assert_eq!(port_alone.http, "127.0.0.1:9464".parse().ok());
     assert_eq!(config.lease, Some(Duration::from_secs(31)));
     assert_eq!(config.grace, None);
     let limits: Vec<_> = config
@@ -130,8 +132,8 @@ fn a_mistake_in_the_file_has_its_line() {
         ),
         ("pool_size = 0", "pool_size is not usable: it is at least 1"),
         (
-            "http = \"9464\"",
-            "http is not usable: `9464` is not an address with a port, such as 127.0.0.1:9464",
+            "http = \"localhost\"",
+            "http is not usable: `localhost` is not an address with a port, such as 127.0.0.1:9464",
         ),
     ] {
         let found = problem(text, &[]);

@@ -16,6 +16,8 @@ use crate::error::CliError;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request from outside waits for a connection.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A database that has not been connected to yet.
 #[derive(Clone)]
@@ -88,6 +90,15 @@ impl Database {
             .acquire_timeout(CONNECT_TIMEOUT)
             // A worker comes back from a lost connection by itself: no need to ask before each use.
             .test_before_acquire(false)
+            .connect_lazy_with(self.options.clone())
+    }
+
+    /// A pool for requests from outside: it gives up soon, and looks whether a connection is still alive, for
+    /// nobody comes back to a request that failed by one that is not.
+    pub(crate) fn request_pool(&self, size: u32) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(size)
+            .acquire_timeout(REQUEST_TIMEOUT)
             .connect_lazy_with(self.options.clone())
     }
 

@@ -24,6 +24,15 @@ pub(crate) fn print(text: impl Display) -> Result<(), CliError> {
         .map_err(CliError::Output)
 }
 
+/// Tells a person something beside the output, on standard error.
+///
+/// # Errors
+///
+/// [`CliError::Output`].
+pub(crate) fn note(text: impl Display) -> Result<(), CliError> {
+    writeln!(io::stderr(), "{text}").map_err(CliError::Output)
+}
+
 /// Prints one JSON document.
 ///
 /// # Errors

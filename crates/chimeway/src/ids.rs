@@ -50,6 +50,8 @@ macro_rules! define_id {
 }
 
 define_id! {
+    /// A workflow over all its versions.
+    WorkflowId
     /// A workflow definition: the steps stored under one (key, version).
     DefinitionId
     /// A step row of a definition.
@@ -66,6 +68,8 @@ define_id! {
     SignalId
     /// A decision that a person is asked for, by a visit of an approval step.
     ApprovalId
+    /// A token of the HTTP API: names it, and does not open anything.
+    TokenId
 }
 
 /// A name that was empty, only blanks, too long, or held a control character.

@@ -23,6 +23,7 @@ pub(crate) mod runs;
 pub(crate) mod settings;
 mod suggest;
 pub(crate) mod templates;
+pub(crate) mod tokens;
 pub(crate) mod traces;
 pub(crate) mod track;
 pub(crate) mod trigger;
@@ -91,6 +92,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Worker(args) => worker::run(&args, &context).await,
         Command::Workflows(args) => workflows::run(args, &context).await,
         Command::Templates(args) => templates::run(args, &context).await,
+        Command::Tokens(args) => tokens::run(args, &context).await,
         Command::Trigger(args) => trigger::run(args, &context).await,
         Command::Track(args) => track::run(args, &context).await,
         Command::Queues(args) => queues::run(&args, &context).await,

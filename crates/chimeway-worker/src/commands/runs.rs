@@ -49,6 +49,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         workflow: args.workflow.map(Into::into),
         recipient: args.recipient.map(Into::into),
         event: args.event,
+        before: None,
     };
     let found = run_views::list(&mut conn, &filter, args.limit).await?;
     if context.json {

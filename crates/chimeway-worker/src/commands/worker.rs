@@ -35,7 +35,7 @@ use crate::{
 Examples:
   chimeway worker
   chimeway worker --queue chimeway_delivery=40 --queue default=0
-  chimeway worker --http 127.0.0.1:9464    health for probes, metrics for Prometheus
+  chimeway worker --http 127.0.0.1:9464    health for probes, metrics for Prometheus, the HTTP API
   chimeway worker --channel email=log      note messages in the log instead of sending them
 
 The queues: chimeway_delivery=20, chimeway_signals=10, chimeway_workflows=5, default=10.")]
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Do not listen for NOTIFY, only look (for poolers in transaction mode)
     #[arg(long)]
     no_listen: bool,
-    /// Serve /livez, /readyz and /metrics there, for probes and Prometheus: 127.0.0.1:9464
+    /// Serve health, metrics and the HTTP API there: 127.0.0.1:9464, or a port alone for this machine only
     #[arg(long, value_name = "ADDRESS")]
     http: Option<String>,
     /// Drain when standard input ends, as when the process that started this one is gone
@@ -113,7 +113,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         Some(address) => {
             let server = Server::bind(address).await?;
             chimeway.begin_counting();
-            Some(server.serve(workers.health(), &database, stop.clone(), ended.clone()))
+            let (draining, ended) = (stop.clone(), ended.clone());
+            Some(server.serve(chimeway, workers.health(), &database, draining, ended))
         }
         None => None,
     };

@@ -77,8 +77,9 @@ a send ends within two thirds of it.",
         flag: None,
         default: "none",
         about: "\
-Where a worker serves /livez, /readyz and /metrics (Prometheus), without a password: an address that
-only your probes and your Prometheus reach. A flag of the worker: --http ADDRESS.",
+Where a worker serves /livez, /readyz and /metrics (Prometheus), without a password, and the HTTP API
+under /api, to those who have a token. A port alone is one of this machine: 127.0.0.1. Other machines are
+to reach it through something that ends TLS. A flag of the worker: --http ADDRESS.",
         example: r#"http = "127.0.0.1:9464""#,
     },
     Key {

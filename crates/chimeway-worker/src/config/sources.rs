@@ -7,7 +7,8 @@ use clap::ValueEnum as _;
 use serde_json::Value;
 
 use super::{
-    ConfigError, KEYS, Layer, channel_adapter, column, environment, keys::Key, list, otlp, queue_limit,
+    ConfigError, KEYS, Layer, channel_adapter, column, environment, keys::Key, list, otlp,
+    queue_limit,
 };
 use crate::database::Database;
 

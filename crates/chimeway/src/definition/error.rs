@@ -51,6 +51,8 @@ pub enum Problem {
     UnknownKey { name: String },
     #[error("{0}")]
     BadName(BadName),
+    #[error("the key is `{found}`, and this is the workflow `{expected}`")]
+    OtherKey { found: String, expected: String },
     #[error("a version is a whole number from 1 to {max}, found {found}", max = i32::MAX)]
     BadVersion { found: String },
     #[error("a workflow needs at least one step")]
@@ -175,6 +177,7 @@ impl Problem {
             Self::MissingKey { .. } => "missing_key",
             Self::UnknownKey { .. } => "unknown_key",
             Self::BadName(_) => "bad_name",
+            Self::OtherKey { .. } => "other_key",
             Self::BadVersion { .. } => "bad_version",
             Self::NoSteps => "no_steps",
             Self::TooManySteps { .. } => "too_many_steps",

@@ -139,6 +139,18 @@ pub(super) async fn ensure_document(
     }
 }
 
+/// Stores a checked document as a version of its workflow, in the caller's transaction: what
+/// [`Chimeway::apply`] does, without templates of its own.
+pub(super) async fn store_version(
+    core: &Core,
+    conn: &mut PgConnection,
+    checked: &Validated,
+) -> Result<(), FlowError> {
+    refuse_missing(core, conn, checked).await?;
+    ensure(conn, checked).await?;
+    Ok(())
+}
+
 async fn refuse_missing(
     core: &Core,
     conn: &mut PgConnection,

@@ -18,6 +18,9 @@ pub enum FlowError {
     /// It starts no runs for now.
     #[error("the workflow `{0}` is paused; resume it with `chimeway workflows resume {0}`")]
     WorkflowPaused(WorkflowKey),
+    /// A workflow of that key is in use already.
+    #[error("there is a workflow `{0}` already; give it a new version instead")]
+    WorkflowExists(WorkflowKey),
     /// The document has mistakes: all of them, in document order.
     #[error("the definition has {}", counted(.0))]
     InvalidDefinition(Vec<DefinitionError>),
@@ -123,6 +126,7 @@ impl FlowError {
         match self {
             Self::UnknownWorkflow(_) => "unknown_workflow",
             Self::WorkflowPaused(_) => "workflow_paused",
+            Self::WorkflowExists(_) => "workflow_exists",
             Self::InvalidDefinition(_) => "invalid_definition",
             Self::VersionConflict { .. } => "workflow_definition_version_conflict",
             Self::BrokenTemplate(_) => "broken_template",

@@ -40,7 +40,9 @@ pub mod settings;
 pub mod signals;
 pub mod state_changes;
 pub mod templates;
+pub mod tokens;
 pub mod transitions;
+pub mod workflow_rows;
 pub mod workflows;
 
 pub use error::{StoreError, StoreResult};

@@ -159,6 +159,8 @@ pub struct RunFilter {
     pub recipient: Option<String>,
     /// Of which event.
     pub event: Option<EventId>,
+    /// Older than which run.
+    pub before: Option<RunId>,
 }
 
 /// Runs, newest first.
@@ -195,13 +197,15 @@ where ($1::text is null or r.tenant_id = $1)
         join chimeway.workflow_runs of_recipient on of_recipient.notification_id = e.id
         where e.event_id = $5
     ))
+    and ($6::uuid is null or r.id < $6)
 order by r.id desc
-limit $6"#,
+limit $7"#,
         filter.tenant,
         filter.state,
         filter.workflow,
         filter.recipient,
         filter.event.map(|id| id.0),
+        filter.before.map(|id| id.0),
         limit,
     )
     .fetch_all(conn)

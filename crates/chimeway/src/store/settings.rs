@@ -15,6 +15,11 @@ use super::StoreResult;
 pub const BEGIN: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
 
+/// How a request from outside begins a transaction: it does not wait for ever for what another session holds,
+/// nor does it keep the server busy.
+pub const BEGIN_REQUEST: &str =
+    "begin; set local lock_timeout = '5s'; set local statement_timeout = '15s'";
+
 /// The database's now: what `decide` is given where no claim or lock brought it.
 ///
 /// # Errors

@@ -255,7 +255,8 @@ order by workflow_definition_id, step_order"#,
     .await?)
 }
 
-/// Pauses or resumes a workflow; false where there is none of that key.
+/// Pauses or resumes a workflow; false where there is none of that key. One that was retired is in use again
+/// once it is resumed.
 ///
 /// # Errors
 ///
@@ -263,7 +264,9 @@ order by workflow_definition_id, step_order"#,
 pub async fn set_active(conn: &mut PgConnection, key: &str, active: bool) -> StoreResult<bool> {
     Ok(sqlx::query!(
         r#"-- workflows::set_active
-update chimeway.workflows set active = $2, updated_at = chimeway.now() where workflow_key = $1"#,
+update chimeway.workflows
+set active = $2, updated_at = chimeway.now(), retired_at = case when $2 then null else retired_at end
+where workflow_key = $1"#,
         key,
         active,
     )
@@ -282,6 +285,8 @@ pub struct WorkflowSummary {
     pub version: i32,
     /// Whether triggers start runs.
     pub active: bool,
+    /// When it was retired; `None` where it is in use.
+    pub retired_at: Option<DateTime<Utc>>,
     /// How many steps the latest version has.
     pub steps: i64,
     /// When that was stored.
@@ -297,8 +302,8 @@ pub async fn list(conn: &mut PgConnection) -> StoreResult<Vec<WorkflowSummary>> 
     Ok(sqlx::query_as!(
         WorkflowSummary,
         r#"-- workflows::list
-select w.workflow_key as key, d.workflow_version as version, w.active, d.created_at as applied_at,
-    (select count(*) from chimeway.workflow_steps s where s.workflow_definition_id = d.id) as "steps!"
+select w.workflow_key as key, d.workflow_version as version, w.active, w.retired_at,
+    d.created_at as applied_at, (select count(*) from chimeway.workflow_steps s where s.workflow_definition_id = d.id) as "steps!"
 from chimeway.workflows w
 cross join lateral (
     select * from chimeway.workflow_definitions d

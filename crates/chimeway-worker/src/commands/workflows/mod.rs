@@ -111,7 +111,10 @@ async fn list(context: &Context) -> Result<(), CliError> {
         table.row([
             workflow.key,
             format!("v{}", workflow.version),
-            state(workflow.active).to_owned(),
+            match workflow.retired_at {
+                Some(_) => "retired".to_owned(),
+                None => state(workflow.active).to_owned(),
+            },
             workflow.steps.to_string(),
             output::instant(workflow.applied_at),
         ]);

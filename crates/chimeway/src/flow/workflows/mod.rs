@@ -9,18 +9,22 @@
 
 mod by_hand;
 mod definitions;
+mod keeping;
 mod locked;
 mod moving;
 
 pub use by_hand::{Cancellation, Retried, Stamp};
 pub use definitions::{StepLinkage, StoredDefinition};
+pub use keeping::WorkflowName;
 pub use locked::{HistoryLine, LockedRun, RunUpdate};
 pub use moving::{Progressed, Routed, RunRouted};
 
 use sqlx::PgConnection;
 
 use super::{Chimeway, Core, Dispatcher, FlowError, made::Made};
-pub use crate::store::{run_views::WorkflowRun, workflows::StoredStep};
+pub use crate::store::{
+    run_views::WorkflowRun, workflow_rows::StoredWorkflow, workflows::StoredStep,
+};
 use crate::{
     ids::{RunId, TenantId},
     queue::QueueName,

@@ -1,7 +1,7 @@
-//! What a worker serves over HTTP where it is told to: whether it lives, whether it is ready, and what
-//! it measures. Nothing here needs a right, and nothing here tells of a person.
+//! Whether a worker lives, whether it is ready, and what it measures. Nothing here needs a token, and nothing
+//! here tells of a person.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -21,10 +21,8 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use sqlx::PgPool;
-use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle, time::Instant};
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-use crate::{database::Database, error::CliError};
 
 /// From a millisecond, which is what a claim takes, to an hour, which is what nobody should see.
 const SECONDS: [f64; 18] = [
@@ -43,90 +41,28 @@ const SUMMED_UP: Duration = Duration::from_secs(5);
 
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Where it listens, before anything is served.
-pub(crate) struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
-    metrics: PrometheusHandle,
-}
-
 /// What the answers are made of.
-struct Told {
-    health: Arc<Health>,
-    draining: CancellationToken,
-    metrics: PrometheusHandle,
+pub(super) struct Told {
+    pub(super) health: Arc<Health>,
+    pub(super) draining: CancellationToken,
+    pub(super) metrics: PrometheusHandle,
     /// A connection of its own: scrapes answer also when the workers' are all taken.
-    pool: PgPool,
+    pub(super) pool: PgPool,
     /// What was read of the database, and when.
-    read: Mutex<Option<(Instant, String)>>,
+    pub(super) read: Mutex<Option<(Instant, String)>>,
 }
 
-impl Server {
-    /// Takes the address, and begins to measure.
-    ///
-    /// # Errors
-    ///
-    /// [`CliError::Refused`] if the address is not free or not of this machine.
-    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, CliError> {
-        let refused = |reason: &dyn std::fmt::Display| {
-            CliError::Refused(format!(
-                "cannot serve HTTP on {address}: {reason}; give --http a free address such as 127.0.0.1:9464"
-            ))
-        };
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|error| refused(&error))?;
-        let address = listener.local_addr().map_err(|error| refused(&error))?;
-        let recorder = recorder().map_err(|error| refused(&error))?;
-        let handle = recorder.handle();
-        ::metrics::set_global_recorder(recorder).map_err(|error| refused(&error))?;
-        metrics::describe();
-        Ok(Self {
-            listener,
-            address,
-            metrics: handle,
-        })
-    }
-
-    /// Answers until `ended`; `draining` says that the worker is coming to its end.
-    pub(crate) fn serve(
-        self,
-        health: Arc<Health>,
-        database: &Database,
-        draining: CancellationToken,
-        ended: CancellationToken,
-    ) -> JoinHandle<()> {
-        let address = self.address;
-        tracing::info!(%address, "http://{address} serves /livez, /readyz and /metrics");
-        let told = Arc::new(Told {
-            health,
-            draining,
-            metrics: self.metrics.clone(),
-            pool: database.pool(1),
-            read: Mutex::default(),
-        });
-        let routes = Router::new()
-            .route("/livez", get(async || "alive\n"))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(scrape))
-            .with_state(told);
-        tokio::spawn(async move {
-            let served = axum::serve(self.listener, routes)
-                .with_graceful_shutdown(ended.cancelled_owned())
-                .into_future();
-            tokio::select! {
-                served = served => {
-                    if let Err(error) = served {
-                        tracing::error!(%error, "the HTTP server ended");
-                    }
-                }
-                () = sum_up(&self.metrics) => {}
-            }
-        })
-    }
+/// `/livez`, `/readyz` and `/metrics`.
+pub(super) fn router(told: Told) -> Router {
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .with_state(Arc::new(told))
 }
 
 /// Keeps what was gathered small where nobody scrapes.
-async fn sum_up(metrics: &PrometheusHandle) {
+pub(super) async fn sum_up(metrics: &PrometheusHandle) {
     let mut ticks = tokio::time::interval(SUMMED_UP);
     loop {
         ticks.tick().await;
@@ -208,7 +144,7 @@ fn as_scraped(overview: Option<&Overview>) -> String {
     recorder.handle().render()
 }
 
-fn recorder() -> Result<PrometheusRecorder, BuildError> {
+pub(super) fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     let histograms = metrics::ALL
         .iter()
@@ -226,18 +162,6 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn an_address_that_is_taken_is_refused_in_one_line() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = taken.local_addr().unwrap();
-        let line = Server::bind(address).await.err().unwrap().line();
-        assert!(
-            line.starts_with(&format!("cannot serve HTTP on {address}: ")),
-            "{line}"
-        );
-        assert!(line.ends_with("such as 127.0.0.1:9464"), "{line}");
-    }
 
     #[test]
     fn what_cannot_be_read_is_not_told() {

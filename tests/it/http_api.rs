@@ -1,0 +1,13 @@
+//! The HTTP API of a real worker: routes, refusals, tokens, and what generated requests find.
+
+mod approvals;
+mod client;
+mod documents;
+mod generated;
+mod refusals;
+mod runs;
+mod tokens;
+mod workflows;
+
+pub(crate) use client::{Asker, Server, token};
+pub(crate) use documents::operations;
