@@ -31,7 +31,9 @@ create table chimeway.workflow_runs (
     constraint workflow_runs_terminal_sleeps check (ended_at is null or (wake_at is null and act_at is null)),
     constraint workflow_runs_record check
         ((event_id is null) = (record_entity is null) and (event_id is null) = (record_id is null)),
-    constraint workflow_runs_listening check (suspended_until is not null or pending_signals = '{}')
+    -- Only an approval may wait for as long as it takes; what enters a wait says which signals end it.
+    constraint workflow_runs_waiting check
+        (state <> 'waiting' or suspended_until is not null or not status_context ? 'pending_signals')
 ) with (fillfactor = 70);
 comment on table chimeway.workflow_runs is 'The State Spine: one row says where a run is and why';
 comment on column chimeway.workflow_runs.id is 'Time-ordered id';

@@ -156,26 +156,27 @@ async fn somebody_who_does_not_read_gets_the_email() {
             03-02 11:00:00 workflow_completed step_email_escalation active->completed {delivery_status=succeeded from_step=step_email_escalation workflow_outcome=delivered}
             "#);
             insta::assert_snapshot!(explained, @r#"
-            tenant_id: "org_456"
-            workflow: "mention_escalation"
-            version: 1
-            state: "completed"
-            status_reason: "workflow_completed"
-            current_step_name: "step_email_escalation"
-            suspended_until: null
-            pending_signals: []
-            terminal_reason: "completed"
-            quarantine_reason: null
-            visit: 3
-            started_at: "2026-03-02T09:00:00Z"
-            ended_at: "2026-03-02T11:00:00Z"
-            cancel_requested_at: null
-            interventions: []
-            deliveries:
-              {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
-              {"channel":"email","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_email_escalation","visit":3,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
-            next: "Nothing: the run is completed."
-            "#);
+    tenant_id: "org_456"
+    workflow: "mention_escalation"
+    version: 1
+    state: "completed"
+    status_reason: "workflow_completed"
+    current_step_name: "step_email_escalation"
+    suspended_until: null
+    pending_signals: []
+    terminal_reason: "completed"
+    quarantine_reason: null
+    visit: 3
+    started_at: "2026-03-02T09:00:00Z"
+    ended_at: "2026-03-02T11:00:00Z"
+    cancel_requested_at: null
+    interventions: []
+    approvals: []
+    deliveries:
+      {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
+      {"channel":"email","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_email_escalation","visit":3,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
+    next: "Nothing: the run is completed."
+    "#);
         }
         audit(story.pool()).await;
         assert_eq!(story.advance("P7D").await, Default::default());
@@ -207,25 +208,26 @@ async fn somebody_who_reads_in_time_gets_no_email() {
             03-02 09:30:00 workflow_stopped step_wait_for_read active->stopped {}
             "#);
             insta::assert_snapshot!(explained, @r#"
-            tenant_id: "org_456"
-            workflow: "mention_escalation"
-            version: 1
-            state: "stopped"
-            status_reason: "workflow_stopped"
-            current_step_name: "step_wait_for_read"
-            suspended_until: null
-            pending_signals: []
-            terminal_reason: "stop_condition:notification_read"
-            quarantine_reason: null
-            visit: 2
-            started_at: "2026-03-02T09:00:00Z"
-            ended_at: "2026-03-02T09:30:00Z"
-            cancel_requested_at: null
-            interventions: []
-            deliveries:
-              {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
-            next: "Nothing: the run was stopped (stop_condition:notification_read)."
-            "#);
+    tenant_id: "org_456"
+    workflow: "mention_escalation"
+    version: 1
+    state: "stopped"
+    status_reason: "workflow_stopped"
+    current_step_name: "step_wait_for_read"
+    suspended_until: null
+    pending_signals: []
+    terminal_reason: "stop_condition:notification_read"
+    quarantine_reason: null
+    visit: 2
+    started_at: "2026-03-02T09:00:00Z"
+    ended_at: "2026-03-02T09:30:00Z"
+    cancel_requested_at: null
+    interventions: []
+    approvals: []
+    deliveries:
+      {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
+    next: "Nothing: the run was stopped (stop_condition:notification_read)."
+    "#);
         }
         audit(story.pool()).await;
         audit_signals_made_in_time(story.pool()).await;
