@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chimeway::{
     Document, FlowError,
     channels::{Receipt, SendError},
-    flow::{ActionCall, ActionError, ActionKind, StepCall, StepKind},
+    flow::{ActionCall, ActionError, ActionKind, CustomStep, StepCall},
 };
 use chimeway_testkit::Story;
 use serde_json::{Map, Value, json};
@@ -24,7 +24,7 @@ struct Translation {
 }
 
 #[async_trait]
-impl StepKind for Translation {
+impl CustomStep for Translation {
     fn check(&self, settings: &Map<String, Value>) -> Result<(), String> {
         match settings.get("to") {
             Some(Value::String(_)) => Ok(()),

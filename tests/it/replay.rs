@@ -218,7 +218,7 @@ async fn by_hand(random: &mut StdRng, story: &Story) {
     let Some(run) = run.map(RunId) else { return };
     let workflows = story.chimeway().workflows();
     let mut tx = story.pool().begin().await.unwrap();
-    match random.random_range(0..4) {
+    match random.random_range(0..7) {
         0 => {
             let stamp = Stamp::by("somebody");
             let asked = workflows.cancel(&mut tx, &tenant(), run, &stamp).await;

@@ -66,7 +66,7 @@ pub use preferences::{Preference, Preferences, StoredPreference};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
 pub use roles::Roles;
 pub use state_change::StateChange;
-pub use steps::{StepCall, StepKind};
+pub use steps::{CustomStep, StepCall};
 pub use templates::{TemplateMistake, TemplateSource, Templates};
 pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
@@ -235,7 +235,7 @@ impl ChimewayBuilder {
     /// # Errors
     ///
     /// [`BadName`] if the name is blank or too long.
-    pub fn step_kind(mut self, name: &str, kind: impl StepKind) -> Result<Self, BadName> {
+    pub fn step_kind(mut self, name: &str, kind: impl CustomStep) -> Result<Self, BadName> {
         let name = KindName::new(name)?;
         self.steps.register(&name, Arc::new(kind));
         self.known_steps.push(name);

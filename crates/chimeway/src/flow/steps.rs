@@ -20,7 +20,7 @@ use crate::{
 
 /// The work of a step of a host's own kind.
 #[async_trait]
-pub trait StepKind: Send + Sync + 'static {
+pub trait CustomStep: Send + Sync + 'static {
     /// What is wrong with the settings that a document gives such a step: looked at when it is applied,
     /// and so without any run. Takes everything unless told otherwise.
     ///
@@ -70,15 +70,15 @@ pub struct StepCall {
 /// The kinds that a host has registered.
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
-    known: HashMap<KindName, Arc<dyn StepKind>>,
+    known: HashMap<KindName, Arc<dyn CustomStep>>,
 }
 
 impl Registry {
-    pub(super) fn register(&mut self, name: &KindName, kind: Arc<dyn StepKind>) {
+    pub(super) fn register(&mut self, name: &KindName, kind: Arc<dyn CustomStep>) {
         self.known.insert(name.clone(), kind);
     }
 
-    pub(super) fn get(&self, name: &KindName) -> Option<&Arc<dyn StepKind>> {
+    pub(super) fn get(&self, name: &KindName) -> Option<&Arc<dyn CustomStep>> {
         self.known.get(name)
     }
 }
