@@ -171,6 +171,7 @@ async fn somebody_who_does_not_read_gets_the_email() {
             ended_at: "2026-03-02T11:00:00Z"
             cancel_requested_at: null
             interventions: []
+            approvals: []
             deliveries:
               {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
               {"channel":"email","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_email_escalation","visit":3,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
@@ -222,6 +223,7 @@ async fn somebody_who_reads_in_time_gets_no_email() {
             ended_at: "2026-03-02T09:30:00Z"
             cancel_requested_at: null
             interventions: []
+            approvals: []
             deliveries:
               {"channel":"in_app","status":"succeeded","status_reason":null,"checkpoint":null,"attempts":1,"next_attempt_at":null,"step":"step_in_app","visit":1,"lease_until":null,"progress_owed":false,"last_outcome":"succeeded"}
             next: "Nothing: the run was stopped (stop_condition:notification_read)."
