@@ -93,6 +93,13 @@ async fn a_role_that_may_execute_the_api_can_do_that_and_nothing_else() {
         .await
         .unwrap();
 
+    let decided: String = sqlx::query_scalar("select chimeway.approve('org_456', $1, 'eve')")
+        .bind(run)
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(decided, "not_pending");
+
     let callable: Vec<String> = sqlx::query_scalar(
         "select p.proname::text from pg_proc p
         where p.pronamespace = 'chimeway'::regnamespace and has_function_privilege(p.oid, 'execute')

@@ -391,6 +391,20 @@ mod tests {
         assert_eq!(holds(&long), "it is longer than 2000 bytes");
     }
 
+    /// Were it the square of the length, this would take minutes.
+    #[test]
+    fn a_walk_over_a_long_list_takes_no_more_than_its_length() {
+        let context = json!({ "items": (0..200_000).collect::<Vec<_>>() });
+        for walk in [
+            "!context.items.exists(i, i < 0)",
+            "size(context.items.filter(i, i >= 0)) == 200000",
+            "size(context.items.map(i, i + 1)) == 200000",
+        ] {
+            let expression = Expression::compile(walk).unwrap();
+            assert_eq!(expression.holds(&context, &json!({})), Ok(true), "{walk}");
+        }
+    }
+
     /// The stack of a worker's thread is 2 MiB.
     #[test]
     fn no_text_exhausts_the_stack() {

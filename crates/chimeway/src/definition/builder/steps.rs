@@ -1,4 +1,23 @@
 //! Writing the steps of business workflows in Rust: conditions, approvals, actions, a host's own kinds.
+//!
+//! ```
+//! use chimeway::definition::{Known, Outcome, To, WorkflowBuilder};
+//!
+//! let checked = WorkflowBuilder::new("purchase_approval")
+//!     .on_change("order", "status", "submitted")
+//!     .context("record_id", "trigger.record_id")
+//!     .context("amount", "trigger.record.total")
+//!     .condition("large", "context.amount > 1000")
+//!     .on("large", Outcome::Unmet, To::step("accept"))
+//!     .approval("manager", |ask| ask.role("manager").timeout("72h"))
+//!     .action("accept", |work| {
+//!         work.set_field("order", "context.record_id", "status", "approved")
+//!     })
+//!     .build(&Known::default())?;
+//!
+//! assert_eq!(checked.plan.steps.len(), 3);
+//! # Ok::<(), Vec<chimeway::definition::DefinitionError>>(())
+//! ```
 
 use serde_json::{Map, Value, json};
 
