@@ -515,9 +515,6 @@ begin
     return (select jsonb_build_object(
         'id', r.id,
         'tenant_id', r.tenant_id,
-        'record', case when r.event_id is not null then
-            jsonb_build_object('entity', r.record_entity, 'id', r.record_id)
-        end,
         'workflow', d.workflow_key,
         'version', d.workflow_version,
         'state', r.state,
@@ -529,9 +526,6 @@ begin
         'quarantine_reason', r.quarantine_reason,
         'visit', r.visit,
         'wake_at', r.wake_at,
-        'act_at', r.act_at,
-        'tries', r.tries,
-        'status_context', r.status_context,
         'started_at', r.started_at,
         'ended_at', r.ended_at,
         'cancel_requested_at', r.cancel_requested_at,
@@ -579,6 +573,17 @@ begin
             where v.workflow_run_id = r.id
         ), '[]'::jsonb)
     )
+    -- What few runs have is said of them alone.
+    || case when r.event_id is null then '{}'::jsonb else
+        jsonb_build_object('record', jsonb_build_object('entity', r.record_entity, 'id', r.record_id))
+    end
+    || case when r.act_at is null then '{}'::jsonb else
+        jsonb_build_object('act_at', r.act_at, 'tries', r.tries)
+    end
+    || case when r.terminal_reason not in ('failed:context_missing_path', 'failed:missing_path')
+            or r.terminal_reason is null then '{}'::jsonb
+        else jsonb_build_object('missing_path', r.status_context -> 'name')
+    end
     from chimeway.workflow_runs r
     left join chimeway.workflow_definitions d on d.id = r.workflow_definition_id
     left join chimeway.workflow_steps s on s.id = r.current_step_id

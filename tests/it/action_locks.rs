@@ -140,6 +140,7 @@ async fn a_host_that_holds_the_row_and_wants_the_run_is_never_the_deadlocks_vict
     let written = "select count(*)::text from writes where status = 'approved'";
     assert_eq!(lines(story.pool(), written).await, "0");
     tx.commit().await.unwrap();
+    drop(host);
     worker.await.unwrap().unwrap();
     story.pass("PT10M").await;
     story.drain().await;

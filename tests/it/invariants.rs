@@ -323,10 +323,7 @@ from (
     from chimeway.workflow_transitions t
     where t.reason = 'action_sent'
 ) v
-full join (
-    select d.* from chimeway.deliveries d
-    join chimeway.workflow_steps s on s.id = d.workflow_step_id and s.kind = 'notify'
-) d
+full join chimeway.deliveries d
     on d.workflow_run_id = v.workflow_run_id and d.visit = v.visit
     and d.workflow_step_id = v.workflow_step_id
 where v.visit is null or d.visit is null",

@@ -37,6 +37,9 @@ pub struct Explanation {
     pub pending_signals: Vec<String>,
     /// Why it ended.
     pub terminal_reason: Option<String>,
+    /// The place that it would have needed a value from, where it failed for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_path: Option<String>,
     /// Why it was set aside.
     pub quarantine_reason: Option<String>,
     /// How many steps it has entered.
@@ -67,8 +70,6 @@ pub struct Explanation {
     act_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing)]
     tries: i32,
-    #[serde(default, skip_serializing)]
-    status_context: serde_json::Value,
 }
 
 /// A record of the host.
@@ -329,13 +330,8 @@ impl Explanation {
 
     /// The place that the run would have needed a value from.
     fn missing(&self) -> String {
-        let reason = self.terminal_reason.as_deref().unwrap_or_default();
-        if !reason.ends_with("missing_path") {
-            return String::new();
-        }
-        let name = self.status_context.get("name");
-        let name = name.and_then(serde_json::Value::as_str);
-        name.map_or_else(String::new, |name| format!(" Nothing stands at `{name}`."))
+        let path = self.missing_path.as_ref();
+        path.map_or_else(String::new, |path| format!(" Nothing stands at `{path}`."))
     }
 
     /// What is to be done in the current step, and when.
