@@ -366,7 +366,20 @@ mod facts {
     use crate::tools::{MENTION, MORNING};
 
     /// A statement for each rule that breaks it.
-    const BREAKS: [(&str, &str); 17] = [
+    const BREAKS: [(&str, &str); 19] = [
+        (
+            "4: an approval is open",
+            "insert into chimeway.approvals (id, workflow_run_id, workflow_step_id, visit, tenant_id,
+                assignee_kind, assignee, opened_at)
+             select gen_random_uuid(), id, current_step_id, visit, tenant_id, 'user', 'grace', now()
+             from chimeway.workflow_runs",
+        ),
+        (
+            "29:",
+            "update chimeway.workflow_transitions
+             set reason = 'approval_decided', context = jsonb_build_object('workflow_outcome', 'approved')
+             where sequence = 1",
+        ),
         (
             "1:",
             "update chimeway.signals set occurred_at = occurred_at - interval '30 minutes'",

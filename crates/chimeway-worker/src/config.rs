@@ -70,6 +70,7 @@ pub(crate) struct Layer {
     pub(crate) http: Option<String>,
     #[serde(default)]
     pub(crate) otlp: OtlpLayer,
+    #[serde(default)]
     pub(crate) writable: Vec<Writable>,
 }
 

@@ -46,17 +46,15 @@ pub(super) fn words(moment: &Moment) -> Option<(String, Tone)> {
             format!("the {channel} message had gone missing, and is made again"),
             Tone::Plain,
         ),
-        // The demo's journey has no such step.
-        Some(
-            Reason::ConditionEvaluated
-            | Reason::WaitingForApproval
-            | Reason::ApprovalDecided
-            | Reason::ActionsPerformed
-            | Reason::ActionSent
-            | Reason::ActionFailed
-            | Reason::WorkflowFailed,
-        )
-        | None => (moment.word.replace('_', " "), Tone::Plain),
+        // The demo's journey has none of these steps; somebody's own journey beside it may.
+        Some(Reason::ConditionEvaluated) => ("a condition leads on".to_owned(), Tone::Quiet),
+        Some(Reason::WaitingForApproval) => ("somebody is asked".to_owned(), Tone::Sleeping),
+        Some(Reason::ApprovalDecided) => ("it is decided".to_owned(), Tone::Heard),
+        Some(Reason::ActionsPerformed) => ("actions are done".to_owned(), Tone::Good),
+        Some(Reason::ActionSent) => (format!("the {channel} action is sent"), Tone::Good),
+        Some(Reason::ActionFailed) => ("an action is refused".to_owned(), Tone::Plain),
+        Some(Reason::WorkflowFailed) => ("the journey cannot go on".to_owned(), Tone::Plain),
+        None => (moment.word.replace('_', " "), Tone::Plain),
     };
     Some(told)
 }

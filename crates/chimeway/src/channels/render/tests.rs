@@ -147,7 +147,7 @@ fn every_mistake_of_every_part_is_told_before_anything_is_sent() {
         mistakes("", &"x".repeat(MAX_SOURCE + 1), ""),
     ];
     insta::assert_snapshot!(all.concat(), @"
-    letter.subject.txt, line 1: there is no `title`; known: params, recipient, tenant, workflow, step, channel; what a trigger gives is in `params.title`
+    letter.subject.txt, line 1: there is no `title`; known: params, context, recipient, tenant, workflow, step, channel; what a trigger gives is in `params.title`
     letter.txt, line 2: there is no filter `uper`
     letter.txt, line 3: there is no test `defind`
     letter.html, line 2: syntax error: unexpected end of block
@@ -156,8 +156,8 @@ fn every_mistake_of_every_part_is_told_before_anything_is_sent() {
     letter.txt, line 1: `extends` is not possible: every template stands by itself; write it here
     letter.txt, line 1: syntax error: unexpected end of input, expected end of variable block
     letter.html, line 1: syntax error: unexpected end of input, expected end of block
-    letter.txt, line 1: there is no `env`; known: params, recipient, tenant, workflow, step, channel; what a trigger gives is in `params.env`
-    letter.txt, line 1: there is no `now`; known: params, recipient, tenant, workflow, step, channel; what a trigger gives is in `params.now`
+    letter.txt, line 1: there is no `env`; known: params, context, recipient, tenant, workflow, step, channel; what a trigger gives is in `params.env`
+    letter.txt, line 1: there is no `now`; known: params, context, recipient, tenant, workflow, step, channel; what a trigger gives is in `params.now`
     letter.txt: 262145 bytes are too many, at most 262144 are allowed
     ");
 }
