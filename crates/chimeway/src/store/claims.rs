@@ -189,6 +189,16 @@ with recursive moment as materialized (
     where p.due_pairs < $1::bigint and p.steps < 1000
         -- Once round: to the one that had the last turn.
         and (not next.again or (next.tenant_id, next.channel) <= ($8::text collate "C", $9::text collate "C"))
+), shares as materialized (
+    -- No more is locked than can be taken: as much for each pair, and for those of one channel as it has slots.
+    select p.tenant_id, p.channel, p.steps,
+        greatest(1, least(
+            ceil($1::bigint::numeric / max(p.due_pairs) over ()),
+            ceil(coalesce(slots.free, $12::bigint)::numeric / count(*) over (partition by p.channel))
+        ))::bigint as share
+    from pairs p
+    left join unnest($10::text[], $11::bigint[]) as slots (channel, free) on slots.channel = p.channel
+    where p.is_due
 ), due as materialized (
     select earliest.id, earliest.channel, 0 as turn, row_number() over () as place from (
         select id, channel
@@ -200,13 +210,13 @@ with recursive moment as materialized (
             and (crashes >= $6) = $5
             and channel <> all($4)
         order by next_attempt_at
-        limit $1
+        limit least($1::bigint, $12::bigint)
         for no key update skip locked
     ) earliest
     union all
     select share.id, share.channel, share.turn, row_number() over () from (
         select d.id, p.channel, p.steps as turn
-        from pairs p
+        from shares p
         cross join lateral (
             select d.id
             from chimeway.deliveries d
@@ -215,10 +225,9 @@ with recursive moment as materialized (
                 and d.status in ('pending', 'failed')
                 and (d.crashes >= $6) = $5
             order by d.next_attempt_at
-            limit (select greatest(ceil($1::bigint::numeric / greatest(max(due_pairs), 1)), 1)::bigint from pairs)
+            limit p.share
             for no key update skip locked
         ) d
-        where p.is_due
         order by p.steps
         limit $1
     ) share
