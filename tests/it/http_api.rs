@@ -1,7 +1,7 @@
 //! The HTTP API of a real worker: routes, refusals, tokens, and what generated requests find.
 
 mod approvals;
-mod client;
+pub(crate) mod client;
 mod documents;
 mod generated;
 mod refusals;

@@ -1,12 +1,13 @@
 //! The purchase approval of docs/state-changes.md, with real processes: an `UPDATE` in psql, a worker, a manager's
-//! approval, and the order approved.
+//! approval, by SQL and over HTTP, and the order approved.
 
 use chimeway_testkit::TestDb;
+use serde_json::json;
 
 use crate::{
     audit::audit,
+    http_api::client::{Asker, Server, token},
     programs::{chimeway, psql, root},
-    running::Running,
     support::eventually,
     tools::lines,
 };
@@ -28,6 +29,36 @@ const HISTORY: &str = "
     join chimeway.workflow_steps s on s.id = t.workflow_step_id
     where r.record_id = '42'";
 
+/// The same from a page of the manager's: who may not is refused, who may decides once.
+async fn by_http(pool: &sqlx::PgPool, url: &str, address: &str) {
+    let submit = "insert into orders values (44, 'org_456', 'draft', 2000);
+                  update orders set status = 'submitted' where id = 44";
+    psql(url, &[], submit).expect(0);
+    let by = |who: &str| Asker {
+        address,
+        token: token(url, &format!("{who} --tenant org_456")),
+    };
+    let (grace, mallory) = (by("grace"), by("mallory"));
+    let run = eventually("the manager is asked again", async || {
+        let pending = grace.ask("GET /api/_workflows/pending").await.data();
+        let first = pending.as_array()?.first()?;
+        Some(first["run_id"].as_str()?.to_owned())
+    })
+    .await;
+    let approve = format!("POST /api/_workflows/{run}/approve");
+    let refused = mallory.send(&approve, json!({})).await.refused();
+    assert!(refused.starts_with("403 "), "{refused}");
+    let note = json!({ "note": "fits the budget" });
+    grace.send(&approve, note.clone()).await.expect(200);
+    let late = grace.send(&approve, note).await.refused();
+    assert!(late.starts_with("409 "), "{late}");
+    eventually("the second order is approved", async || {
+        let order = "select status || ' ' || (decided_at is not null) from orders where id = 44";
+        (lines(pool, order).await == "approved true").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order() {
     let db = TestDb::create().await;
@@ -42,7 +73,7 @@ async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order()
     let roles = ["roles", "add", "manager", "grace", "--tenant", "org_456"];
     chimeway(&url, &roles).expect(0);
     let flags = "--allow-write orders.status --allow-write orders.decided_at";
-    let worker = Running::worker(&url, flags);
+    let Server { worker, address } = Server::at(&url, flags).await;
 
     psql(&url, &[], submit).expect(0);
     // Small enough to need nobody.
@@ -67,8 +98,12 @@ async fn heavy_an_update_in_psql_comes_to_a_managers_approval_and_to_the_order()
         (lines(pool, order).await == "approved true").then_some(())
     })
     .await;
+    by_http(pool, &url, &address).await;
     let others = "select string_agg(id || ' ' || status, ', ' order by id) from orders";
-    assert_eq!(lines(pool, others).await, "7 approved, 42 approved");
+    assert_eq!(
+        lines(pool, others).await,
+        "7 approved, 42 approved, 44 approved"
+    );
     insta::assert_snapshot!(lines(pool, HISTORY).await, @r"
     workflow_started is_large
     step_activated is_large

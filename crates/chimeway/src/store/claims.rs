@@ -145,12 +145,14 @@ with recursive moment as materialized (
         limit 1
     ) first
     cross join lateral (
-        select first.channel <> all($4) and exists (
-            select from chimeway.deliveries d
+        -- Not `exists`, for which the planner may read all that is due into a table first.
+        select first.channel <> all($4) and coalesce((
+            select true from chimeway.deliveries d
             where d.tenant_id collate "C" = first.tenant_id and d.channel collate "C" = first.channel
                 and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
-        ) as is_due
+            limit 1
+        ), false) as is_due
     ) d
     union all
     select next.tenant_id, next.channel, next.again, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1
@@ -179,12 +181,13 @@ with recursive moment as materialized (
         limit 1
     ) next
     cross join lateral (
-        select next.channel <> all($4) and exists (
-            select from chimeway.deliveries d
+        select next.channel <> all($4) and coalesce((
+            select true from chimeway.deliveries d
             where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
                 and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
-        ) as is_due
+            limit 1
+        ), false) as is_due
     ) d
     where p.due_pairs < $1::bigint and p.steps < 1000
         -- Once round: to the one that had the last turn.
