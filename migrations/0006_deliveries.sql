@@ -53,9 +53,10 @@ comment on column chimeway.deliveries.checkpoint is
     'Where it was decided on purpose not to send it: at planning, or at claim';
 comment on column chimeway.deliveries.lease_owner is 'The worker process that holds the claim';
 create index deliveries_due on chimeway.deliveries (next_attempt_at) where next_attempt_at is not null;
--- For taking turns, where one tenant or one channel has very much that is late.
+-- For taking turns, where one tenant or one channel has very much that is late. `crashes >= 0` holds for every row: who
+-- does not ask for it, to find the earliest of all, is not led here by young statistics.
 create index deliveries_turns on chimeway.deliveries (tenant_id collate "C", channel collate "C", next_attempt_at)
-    where next_attempt_at is not null;
+    where next_attempt_at is not null and crashes >= 0;
 create index deliveries_progress_owed on chimeway.deliveries (progress_owed_at) where progress_owed_at is not null;
 
 create table chimeway.delivery_attempts (

@@ -87,8 +87,7 @@ pub async fn enter_host(
     sqlx::query!(
         r#"-- acting::enter_host
 select set_config('lock_timeout', $1, true) as wait, set_config('chimeway.depth', $2, true) as depth,
-    set_config('enable_seqscan', 'on', true) as scans, set_config('enable_sort', 'on', true) as sorts,
-    set_config('plan_cache_mode', 'auto', true) as plans"#,
+    set_config('enable_seqscan', 'on', true) as scans, set_config('plan_cache_mode', 'auto', true) as plans"#,
         format!("{milliseconds}ms"),
         depth.to_string(),
     )
@@ -106,7 +105,7 @@ pub async fn leave_host(conn: &mut PgConnection) -> StoreResult<()> {
     sqlx::query!(
         r#"-- acting::leave_host
 select set_config('lock_timeout', '0', true) as wait, set_config('chimeway.depth', '', true) as depth,
-    set_config('enable_seqscan', 'off', true) as scans, set_config('enable_sort', 'off', true) as sorts,
+    set_config('enable_seqscan', 'off', true) as scans,
     set_config('plan_cache_mode', 'force_generic_plan', true) as plans"#,
     )
     .fetch_one(conn)

@@ -127,7 +127,7 @@ with recursive moment as materialized (
             (
                 select tenant_id collate "C" as tenant_id, channel collate "C" as channel, false as again
                 from chimeway.deliveries
-                where $7 and next_attempt_at is not null
+                where $7 and next_attempt_at is not null and crashes >= 0
                     and (tenant_id collate "C", channel collate "C") > ($8::text collate "C", $9::text collate "C")
                 order by tenant_id collate "C", channel collate "C"
                 limit 1
@@ -136,7 +136,7 @@ with recursive moment as materialized (
             (
                 select tenant_id collate "C", channel collate "C", true
                 from chimeway.deliveries
-                where $7 and next_attempt_at is not null
+                where $7 and next_attempt_at is not null and crashes >= 0
                 order by tenant_id collate "C", channel collate "C"
                 limit 1
             )
@@ -149,7 +149,7 @@ with recursive moment as materialized (
         select first.channel <> all($4) and coalesce((
             select true from chimeway.deliveries d
             where d.tenant_id collate "C" = first.tenant_id and d.channel collate "C" = first.channel
-                and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
+                and d.next_attempt_at is not null and d.crashes >= 0 and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
             limit 1
         ), false) as is_due
@@ -162,7 +162,7 @@ with recursive moment as materialized (
             (
                 select d.tenant_id collate "C" as tenant_id, d.channel collate "C" as channel, p.again
                 from chimeway.deliveries d
-                where d.next_attempt_at is not null
+                where d.next_attempt_at is not null and d.crashes >= 0
                     and (d.tenant_id collate "C", d.channel collate "C") > (p.tenant_id, p.channel)
                 order by d.tenant_id collate "C", d.channel collate "C"
                 limit 1
@@ -172,7 +172,7 @@ with recursive moment as materialized (
             (
                 select d.tenant_id collate "C", d.channel collate "C", true
                 from chimeway.deliveries d
-                where not p.again and d.next_attempt_at is not null
+                where not p.again and d.next_attempt_at is not null and d.crashes >= 0
                 order by d.tenant_id collate "C", d.channel collate "C"
                 limit 1
             )
@@ -184,7 +184,7 @@ with recursive moment as materialized (
         select next.channel <> all($4) and coalesce((
             select true from chimeway.deliveries d
             where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
-                and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
+                and d.next_attempt_at is not null and d.crashes >= 0 and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
             limit 1
         ), false) as is_due
@@ -207,7 +207,8 @@ with recursive moment as materialized (
         select id, channel
         from chimeway.deliveries
         -- Not `status in ('pending', 'failed')`, which says the same of what is due: the planner takes that for
-        -- rare, then reads and sorts all that is due instead of the first of it.
+        -- rare, then reads and sorts all that is due instead of the first of it. So it would by the index for turns,
+        -- where statistics say that nothing is due: that index asks for `crashes >= 0`, which is not said here.
         where not $7 and next_attempt_at is not null and next_attempt_at <= (select now from moment)
             and status <> 'dispatched'
             and (crashes >= $6) = $5
@@ -224,7 +225,7 @@ with recursive moment as materialized (
             select d.id
             from chimeway.deliveries d
             where d.tenant_id collate "C" = p.tenant_id and d.channel collate "C" = p.channel
-                and d.next_attempt_at is not null and d.next_attempt_at <= (select now from moment)
+                and d.next_attempt_at is not null and d.crashes >= 0 and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
                 and (d.crashes >= $6) = $5
             order by d.next_attempt_at

@@ -11,11 +11,9 @@ use super::StoreResult;
 /// Without just-in-time compilation: the statements are short, but look long to a planner that has no
 /// statistics of young tables yet; compiling one took 30 to 500 ms, and running it 1 ms. With plans that are
 /// made once: their shape does not depend on the arguments, and to plan a claim took longer than to run it. And
-/// without reading tables from end to end, or sorting all that is due to take the first of it: the best plans for as
-/// long as there is nearly nothing, and kept then.
+/// without reading tables from end to end, which is the best plan for as long as they are empty, and kept then.
 pub const BEGIN: &str = "begin; set local jit = off; \
-    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
-    set local enable_sort = off";
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
 
 /// How a request from outside begins a transaction: it does not wait for ever for what another session holds,
 /// nor does it keep the server busy.
