@@ -5,7 +5,7 @@
 //! and never comes here.
 //!
 //! `act.rs` is the transaction, one for each run; `perform.rs` goes through the actions; each built-in kind
-//! has a file of its own, and a host's own kinds are in the [`Registry`].
+//! has a file of its own, and a host's own kinds are in the `Registry`.
 
 mod act;
 mod create_record;
