@@ -44,19 +44,23 @@ async fn random_journeys_are_what_their_history_says() {
 #[tokio::test]
 async fn heavy_many_random_journeys_are_what_their_history_says() {
     let mut seen = BTreeSet::new();
-    for seed in 100..150 {
+    let mut unseen = vec![];
+    // As many as it takes to go everywhere: how often a try is repeated is a matter of chance.
+    for seed in 100..240 {
         seen.extend(random_journeys(seed).await);
+        let reasons = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
+        let outcomes = Outcome::NOTIFY
+            .iter()
+            .map(|outcome| outcome.as_str().to_owned());
+        unseen = reasons
+            .chain(outcomes)
+            .filter(|name| !seen.contains(name))
+            .collect();
+        if seed >= 135 && unseen.is_empty() {
+            break;
+        }
     }
-    // They go everywhere.
-    let reasons = Reason::ALL.iter().map(|reason| reason.as_str().to_owned());
-    let outcomes = Outcome::NOTIFY
-        .iter()
-        .map(|outcome| outcome.as_str().to_owned());
-    let unseen: Vec<String> = reasons
-        .chain(outcomes)
-        .filter(|name| !seen.contains(name))
-        .collect();
-    assert!(unseen.is_empty(), "{unseen:?}");
+    assert_eq!(unseen, Vec::<String>::new());
 }
 
 /// Returns the reasons and outcomes that were met.
@@ -142,7 +146,7 @@ async fn something_happens(random: &mut StdRng, story: &Story, workflows: &[Stri
                 _ => Answer::Temporary(None),
             });
             story.channel().answer(answers.collect::<Vec<_>>());
-            let away = random.random_bool(0.3);
+            let away = random.random_bool(0.5);
             story.channel().always(if away {
                 Answer::Temporary(None)
             } else {
