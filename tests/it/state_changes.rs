@@ -1,6 +1,6 @@
 //! Workflows that a host's record starts when its state changes.
 
-use chimeway::flow::StateChange;
+use chimeway::flow::{StateChange, state_change};
 use chimeway_testkit::Story;
 use serde_json::{Value, json};
 use sqlx::{Executor as _, PgPool};
@@ -410,6 +410,9 @@ async fn a_host_in_rust_records_a_slice_of_state_changes() {
         )
         .await
         .unwrap();
+    // Whoever has no handle at hand.
+    let more = state_change::record(&mut tx, [change("5", "submitted")]);
+    assert_eq!(more.await.unwrap().concat().len(), 2);
     tx.commit().await.unwrap();
     let counts: Vec<usize> = events.iter().map(Vec::len).collect();
     assert_eq!(counts, [2, 0, 0, 2]);
@@ -421,7 +424,7 @@ async fn a_host_in_rust_records_a_slice_of_state_changes() {
     assert!(refused.is_err());
     story.drain().await;
     let started = "select record_id || ' ' || count(*) from chimeway.workflow_runs group by record_id order by 1";
-    assert_eq!(lines(story.pool(), started).await, "1 2\n4 2");
+    assert_eq!(lines(story.pool(), started).await, "1 2\n4 2\n5 2");
     audit(story.pool()).await;
 }
 

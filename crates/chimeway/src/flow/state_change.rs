@@ -131,7 +131,13 @@ impl Chimeway {
     }
 }
 
-async fn record(
+/// Records state changes in the caller's transaction, without a handle: what
+/// [`Chimeway::record_state_changes`] does.
+///
+/// # Errors
+///
+/// Those of [`Chimeway::record_state_change`].
+pub async fn record(
     conn: &mut PgConnection,
     changes: impl IntoIterator<Item = StateChange>,
 ) -> Result<Vec<Vec<EventId>>, FlowError> {
