@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     commands::{
         approvals, bench, cancel, completions, demo, dev, explain, inbox, init, migrate,
-        preferences, queues, recipients, retry, roles, runs, settings, templates, tokens, traces,
-        track, trigger, worker, workflows,
+        preferences, prune, queues, recipients, retry, roles, runs, settings, templates, tokens,
+        traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
@@ -82,6 +82,7 @@ pub(crate) enum Command {
     Recipients(recipients::Args),
     Preferences(preferences::Args),
     Queues(queues::Args),
+    Prune(prune::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),
@@ -175,6 +176,11 @@ mod tests {
             ("chimeway worker --http 127.0.0.1:9464".into(), true),
             ("chimeway worker --http".into(), false),
             ("chimeway queues --json".into(), true),
+            ("chimeway prune --kind runs --older-than 7d".into(), true),
+            ("chimeway prune --older-than 7d".into(), false),
+            ("chimeway prune --kind runs --older-than off".into(), false),
+            ("chimeway prune --kind workflows".into(), false),
+            ("chimeway prune --dry-run --json".into(), true),
             ("chimeway queues chimeway_delivery".into(), false),
             (
                 "chimeway trigger k --tenant t --recipient r --address email=a@b.example".into(),

@@ -20,7 +20,7 @@ use std::{
 };
 
 use chimeway::{
-    flow::Writable,
+    flow::{Age, Kept, Retention, Writable},
     ids::{ActionName, ChannelName, KindName},
     queue::QueueName,
 };
@@ -71,6 +71,8 @@ pub(crate) struct Layer {
     #[serde(default)]
     pub(crate) otlp: OtlpLayer,
     #[serde(default)]
+    pub(crate) retention: BTreeMap<String, String>,
+    #[serde(default)]
     pub(crate) writable: Vec<Writable>,
 }
 
@@ -119,6 +121,8 @@ pub(crate) struct Config {
     pub(crate) http: Option<SocketAddr>,
     /// Where a worker sends traces; `None` where it does not.
     pub(crate) otlp: Option<Otlp>,
+    /// How long what is over is kept.
+    pub(crate) retention: Retention,
     /// What workflows may write in the host's tables.
     pub(crate) writable: Vec<Writable>,
 }
@@ -173,6 +177,17 @@ impl Config {
                 checked_limit(limit).map_err(bad)?,
             );
         }
+        let mut retention = Retention::default();
+        for (kind, age) in layer.retention {
+            let bad = |problem| ConfigError::BadValue {
+                name: "retention",
+                problem,
+            };
+            let (kind, age) = kept(&kind, &age).map_err(bad)?;
+            retention = retention
+                .with(kind, age)
+                .map_err(|error| bad(error.to_string()))?;
+        }
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let of_http = |text: &str| {
             http_address(text).map_err(|problem| ConfigError::BadValue {
@@ -201,6 +216,7 @@ impl Config {
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
             http: layer.http.as_deref().map(of_http).transpose()?,
             otlp: layer.otlp.resolve(variable)?,
+            retention,
             writable: layer.writable,
         })
     }
@@ -263,6 +279,10 @@ impl Layer {
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
             http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
             otlp: OtlpLayer::from_environment(&variable)?,
+            retention: list("CHIMEWAY_RETENTION", &variable, kept_for)?
+                .into_iter()
+                .map(|(kind, age)| (kind.as_str().to_owned(), age.to_string()))
+                .collect(),
             writable: list("CHIMEWAY_ALLOW_WRITE", &variable, column)?,
         })
     }
@@ -271,6 +291,7 @@ impl Layer {
     /// what any of them names.
     fn under(mut self, over: Self) -> Self {
         self.queues.extend(over.queues);
+        self.retention.extend(over.retention);
         self.channels.extend(over.channels);
         self.extra_channels.extend(over.extra_channels);
         self.writable.extend(over.writable);
@@ -291,6 +312,7 @@ impl Layer {
             pool_size: over.pool_size.or(self.pool_size),
             http: over.http.or(self.http),
             otlp: self.otlp.under(over.otlp),
+            retention: self.retention,
             writable: self.writable,
         }
     }
@@ -400,6 +422,29 @@ pub(crate) fn channel_adapter(text: &str) -> Result<(ChannelName, ChannelSetting
             "there is no adapter `{adapter}`; the one without settings is: log"
         )),
     }
+}
+
+/// Reads `KIND=AGE`.
+pub(crate) fn kept_for(text: &str) -> Result<(Kept, Age), String> {
+    let (kind, age) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not KIND=AGE, such as runs=30d"))?;
+    kept(kind, age)
+}
+
+fn kept(kind: &str, age: &str) -> Result<(Kept, Age), String> {
+    let age: Age = age
+        .parse()
+        .map_err(|bad: chimeway::flow::retention::BadAge| bad.to_string())?;
+    Ok((kind_kept(kind)?, age))
+}
+
+/// Reads a kind of rows that retention takes.
+pub(crate) fn kind_kept(name: &str) -> Result<Kept, String> {
+    Kept::parse(name).ok_or_else(|| {
+        let known = Kept::ALL.map(Kept::as_str).join(", ");
+        format!("there is no kind `{name}`; the kinds are {known}")
+    })
 }
 
 /// Reads `TABLE.COLUMN`.

@@ -15,6 +15,7 @@ pub(crate) mod inbox;
 pub(crate) mod init;
 pub(crate) mod migrate;
 pub(crate) mod preferences;
+pub(crate) mod prune;
 pub(crate) mod queues;
 pub(crate) mod recipients;
 pub(crate) mod retry;
@@ -95,6 +96,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Tokens(args) => tokens::run(args, &context).await,
         Command::Trigger(args) => trigger::run(args, &context).await,
         Command::Track(args) => track::run(args, &context).await,
+        Command::Prune(args) => prune::run(&args, &context).await,
         Command::Queues(args) => queues::run(&args, &context).await,
         Command::Recipients(args) => recipients::run(args, &context).await,
         Command::Preferences(args) => preferences::run(args, &context).await,

@@ -107,6 +107,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     if args.no_listen {
         workers = workers.listen(None);
     }
+    workers = workers.retention(config.retention.clone());
     // It answers while the database is waited for, and to the end of the drain.
     let ended = CancellationToken::new();
     let http = match config.http {

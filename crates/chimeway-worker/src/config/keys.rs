@@ -17,7 +17,7 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 15] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
@@ -128,6 +128,25 @@ chimeway_workflows = 5
 default = 10",
     },
     Key {
+        name: "retention",
+        variable: Some("CHIMEWAY_RETENTION"),
+        flag: None,
+        default: "each its own",
+        about: "\
+How long a worker of the queue `default` keeps what is over: a span of time (30d, 12h, P30D), or `off` for
+ever. Runs since their end, with their history and messages; items of inboxes, which outlive their run where
+that is shorter; triggers with their idempotency keys; signals (1d at least); notes of what people did by
+hand; ticks of the fleet's duties (1h at least). What a live run may still read stays. chimeway prune does it
+by hand. In the environment: runs=7d,inbox=off.",
+        example: r#"[retention]
+runs = "30d"
+inbox = "90d"
+events = "30d"
+signals = "30d"
+interventions = "365d"
+ticks = "1d""#,
+    },
+    Key {
         name: "otlp",
         variable: Some("CHIMEWAY_OTLP_ENDPOINT"),
         flag: None,
@@ -216,7 +235,10 @@ pub(crate) fn example_file() -> String {
 
 #[cfg(test)]
 mod tests {
-    use chimeway::{flow::Timing, queue::QueueName};
+    use chimeway::{
+        flow::{Age, Kept, Timing},
+        queue::QueueName,
+    };
 
     use super::{
         super::{Layer, LogFormat, POOL_SIZE},
@@ -276,6 +298,10 @@ mod tests {
                 layer.queues.get(queue.as_str()),
                 Some(&queue.default_limit())
             );
+        }
+        for kind in Kept::ALL {
+            let age = Age::Of(kind.default_age()).to_string();
+            assert_eq!(layer.retention.get(kind.as_str()), Some(&age));
         }
     }
 }

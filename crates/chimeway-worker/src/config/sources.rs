@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use chimeway::{flow::Writable, queue::QueueName};
+use chimeway::{
+    flow::{Age, Kept, Writable},
+    queue::QueueName,
+};
 use clap::ValueEnum as _;
 use serde_json::Value;
 
 use super::{
-    ConfigError, KEYS, Layer, channel_adapter, column, environment, keys::Key, list, otlp,
-    queue_limit,
+    ConfigError, KEYS, Layer, channel_adapter, column, environment, kept_for, keys::Key, list,
+    otlp, queue_limit,
 };
 use crate::database::Database;
 
@@ -79,6 +82,7 @@ fn from_sources(
         let of_file = file.get(key.name);
         match key.name {
             "queues" => settings.extend(queues(of_file, &in_file, &variable)?),
+            "retention" => settings.extend(retention(of_file, &in_file, &variable)?),
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
             "otlp" => settings.extend(otlp::settings(of_file, &in_file, &variable)),
             "extra_channels" | "extra_steps" | "extra_actions" => {
@@ -158,6 +162,33 @@ fn queues(
         }
     };
     Ok(QueueName::ALL.into_iter().map(setting).collect())
+}
+
+fn retention(
+    of_file: Option<&toml::Value>,
+    in_file: &Source,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Setting>, ConfigError> {
+    const VARIABLE: &str = "CHIMEWAY_RETENTION";
+    let of_variable: BTreeMap<Kept, Age> =
+        list(VARIABLE, variable, kept_for)?.into_iter().collect();
+    let setting = |kind: Kept| {
+        let of_file = of_file.and_then(|table| table.get(kind.as_str()));
+        let (value, source) = match (of_variable.get(&kind), of_file) {
+            (Some(age), _) => (age.to_string().into(), Source::Environment(VARIABLE)),
+            (None, Some(age)) => (json(age), in_file.clone()),
+            (None, None) => {
+                let age = Age::Of(kind.default_age());
+                (age.to_string().into(), Source::Default)
+            }
+        };
+        Setting {
+            name: format!("retention.{kind}"),
+            value: Some(value),
+            source,
+        }
+    };
+    Ok(Kept::ALL.into_iter().map(setting).collect())
 }
 
 fn channels(
@@ -363,10 +394,11 @@ mod tests {
     fn each_setting_has_the_source_that_won() {
         let text = "log = \"info\"\npool_size = 3\nlease_seconds = 40\nextra_channels = [\"sms\"]\n\
                     [queues]\ndefault = 1\nchimeway_signals = 2\n[channels.email]\nadapter = \"log\"\n\
-                    [[writable]]\nentity = \"orders\"\ncolumns = [\"status\"]\ninsert = true\n";
+                    [retention]\ninbox = \"off\"\nruns = \"9d\"\n[[writable]]\nentity = \"orders\"\ncolumns = [\"status\"]\ninsert = true\n";
         let variables = [
             ("CHIMEWAY_ALLOW_WRITE", "orders.total"),
             ("CHIMEWAY_POOL_SIZE", "4"),
+            ("CHIMEWAY_RETENTION", "runs=7d"),
             ("CHIMEWAY_LOG", "debug"),
             ("CHIMEWAY_QUEUES", "chimeway_signals=3"),
             ("CHIMEWAY_EXTRA_CHANNELS", "push"),
@@ -391,6 +423,12 @@ mod tests {
         queues.chimeway_delivery = 20 by default
         queues.chimeway_signals = 3 by environment CHIMEWAY_QUEUES
         queues.chimeway_workflows = 5 by default
+        retention.runs = "7d" by environment CHIMEWAY_RETENTION
+        retention.inbox = "off" by file FILE
+        retention.events = "30d" by default
+        retention.signals = "30d" by default
+        retention.interventions = "365d" by default
+        retention.ticks = "1d" by default
         otlp.endpoint = - by default
         otlp.service_name = "chimeway" by default
         otlp.ratio = 1 by default

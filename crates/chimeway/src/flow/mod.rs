@@ -31,8 +31,10 @@ mod overview;
 mod owed;
 pub mod preferences;
 mod progress;
+mod prune;
 pub mod recipients;
 mod record;
+pub mod retention;
 pub mod roles;
 mod route;
 pub mod spans;
@@ -65,7 +67,9 @@ pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
 pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
+pub use prune::{KeptRows, PruneStep, PrunedKind, Pruning};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use retention::{Age, Kept, Retention};
 pub use roles::Roles;
 pub use spans::{Span, SpanSink};
 pub use state_change::StateChange;
@@ -141,6 +145,8 @@ pub(crate) struct Core {
     pub(crate) spans: Option<Arc<dyn SpanSink>>,
     /// How far this process's walks over the live runs have come.
     pub(crate) walked: Mutex<Place>,
+    /// How far its passes over what is over have come.
+    pub(crate) pruned: Mutex<prune::Walked>,
     /// The queues that this process runs; empty where it runs none.
     pub(crate) runs: OnceLock<Vec<QueueName>>,
 }
@@ -336,6 +342,7 @@ impl ChimewayBuilder {
                 address_book: self.address_book,
                 spans: self.spans,
                 walked: Mutex::default(),
+                pruned: Mutex::default(),
                 runs: OnceLock::new(),
             }),
         }

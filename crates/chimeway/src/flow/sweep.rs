@@ -80,7 +80,7 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
 }
 
 /// The minute's duty: takes the tick, or finds that another process has; looks at every queue, closes
-/// leases, forgets old ticks.
+/// leases.
 pub(super) async fn sweep(
     core: &Core,
     pool: &PgPool,
@@ -90,9 +90,6 @@ pub(super) async fn sweep(
     core.wakes.all();
     let mut tx = batch::begin(pool).await?;
     let taken = cron::take_tick(&mut tx, name, tick).await?;
-    if taken {
-        cron::forget_old_ticks(&mut tx).await?;
-    }
     tx.commit().await?;
     if taken {
         close_expired(core, pool, EACH_MINUTE).await?;

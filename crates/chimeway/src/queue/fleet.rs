@@ -189,7 +189,8 @@ impl Fleet {
         let (name, duty) = (self.name.clone(), Arc::clone(duty));
         self.monitor = self.monitor.register(move |restarts| {
             let duty = Arc::clone(&duty);
-            WorkerBuilder::new(worker_name(&name, QueueName::Default, restarts).as_str())
+            let worker = worker_name(&name, QueueName::Default, restarts);
+            WorkerBuilder::new(format!("{worker}/{}", duty.name()).as_str())
                 .backend(CronScheduler::new(schedule.clone()))
                 .concurrency(limit)
                 .catch_panic()

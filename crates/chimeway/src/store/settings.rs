@@ -15,6 +15,12 @@ use super::StoreResult;
 pub const BEGIN: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
 
+/// How retention begins a transaction: as workers do, but it never waits long for a row that another session
+/// holds, and does not wait for the disk: what a crash brings back is pruned once more.
+pub const BEGIN_PRUNING: &str = "begin; set local jit = off; \
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local lock_timeout = '100ms'; set local synchronous_commit = off";
+
 /// How a request from outside begins a transaction: it does not wait for ever for what another session holds,
 /// nor does it keep the server busy.
 pub const BEGIN_REQUEST: &str =

@@ -7,8 +7,9 @@ mod delivery;
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
-use super::{Chimeway, commit::Stage};
+use super::{Chimeway, Retention, commit::Stage};
 use crate::queue::{
     self, Health, QueueName,
     schedule::{CronSchedule, Duty},
@@ -25,6 +26,8 @@ pub struct Workers {
     listen: Option<PgPool>,
     grace: Duration,
     sweep: CronSchedule,
+    retention: Retention,
+    prune: CronSchedule,
     health: Arc<Health>,
 }
 
@@ -45,6 +48,8 @@ impl Workers {
             listen,
             grace,
             sweep: CronSchedule::every_minute(),
+            retention: Retention::default(),
+            prune: CronSchedule::between_minutes(),
             health: Arc::default(),
         }
     }
@@ -68,6 +73,20 @@ impl Workers {
     #[must_use]
     pub fn sweep(mut self, schedule: CronSchedule) -> Self {
         self.sweep = schedule;
+        self
+    }
+
+    /// How long what is over is kept; [`Retention::default`].
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// When what is kept no longer is taken; every minute.
+    #[must_use]
+    pub fn prune(mut self, schedule: CronSchedule) -> Self {
+        self.prune = schedule;
         self
     }
 
@@ -122,6 +141,17 @@ impl Workers {
             core: Arc::clone(&core),
             pool: self.pool.clone(),
         });
+        let draining = CancellationToken::new();
+        let prune: Arc<dyn Duty> = Arc::new(cron::Prune {
+            core: Arc::clone(&core),
+            pool: self.pool.clone(),
+            retention: self.retention,
+            draining: draining.clone(),
+        });
+        let shutdown = async move {
+            shutdown.await;
+            draining.cancel();
+        };
         let (name, wakes) = (core.worker.clone(), core.wakes.clone());
         queue::Fleet::new(name, wakes, self.health, self.listen)
             .grace(self.grace)
@@ -133,6 +163,7 @@ impl Workers {
                 &workflows,
             )
             .cron(&self.sweep, limit(QueueName::Default), &sweep)
+            .cron(&self.prune, limit(QueueName::Default), &prune)
             .run(shutdown)
             .await;
     }
