@@ -58,6 +58,9 @@ pub(crate) struct Args {
     /// Drain when standard input ends, as when the process that started this one is gone
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    /// Take the program for an older one, which knows this version of the schema
+    #[arg(long, hide = true)]
+    knows_schema: Option<i64>,
 }
 
 impl Args {
@@ -104,10 +107,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     }
     let grace = config.grace.unwrap_or(GRACE);
     workers = workers.grace(grace);
+    workers = workers.retention(config.retention.clone());
     if args.no_listen {
         workers = workers.listen(None);
     }
-    workers = workers.retention(config.retention.clone());
     // It answers while the database is waited for, and to the end of the drain.
     let ended = CancellationToken::new();
     let http = match config.http {
@@ -119,7 +122,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         }
         None => None,
     };
-    if is_ready(&database, &stop).await? {
+    let knows = args.knows_schema.unwrap_or_else(schema::needed);
+    workers = workers.knows_schema(knows);
+    let health = workers.health();
+    if is_ready(&database, knows, &stop).await? {
         let queues = limits(config);
         tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
         let told = Arc::<OnceLock<Instant>>::default();
@@ -144,7 +150,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         // A connection that somebody keeps open is not waited for.
         let _ = tokio::time::timeout(CLOSE, http).await;
     }
-    Ok(())
+    match health.foreign_schema() {
+        Some((found, needed)) => Err(CliError::SchemaNew { found, needed }),
+        None => Ok(()),
+    }
 }
 
 /// `chimeway_delivery=20 chimeway_signals=10`
@@ -193,11 +202,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Waits for the database, and refuses a schema that is not ours; false where we were told to stop
 /// before.
-async fn is_ready(database: &Database, stop: &CancellationToken) -> Result<bool, CliError> {
+async fn is_ready(
+    database: &Database,
+    knows: i64,
+    stop: &CancellationToken,
+) -> Result<bool, CliError> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
-        let look = async { database::check(schema::state(&mut database.connect().await?).await?) };
+        let look = async {
+            database::check(schema::state_for(&mut database.connect().await?, knows).await?)
+        };
         let looked = tokio::select! {
             looked = look => looked,
             () = stop.cancelled() => return Ok(false),

@@ -92,6 +92,11 @@ impl Told {
         if self.health.is_ready() {
             return None;
         }
+        if let Some((found, known)) = self.health.foreign_schema() {
+            return Some(format!(
+                "the database is at version {found}, this program knows {known}"
+            ));
+        }
         let missing = self.health.missing();
         let missing: Vec<&str> = missing.iter().map(|queue| queue.as_str()).collect();
         Some(match missing.as_slice() {

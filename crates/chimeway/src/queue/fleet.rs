@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -34,13 +34,16 @@ pub struct Health {
     seen: Mutex<BTreeSet<QueueName>>,
     /// The queues that run; `None` before they do.
     run: Mutex<Option<BTreeSet<QueueName>>>,
+    /// What the schema has, and what this program knows, where the two do not go together.
+    foreign: OnceLock<(i64, i64)>,
 }
 
 impl Health {
-    /// Whether every queue that runs has reached the database, and none has lost it since.
+    /// Whether every queue that runs has reached the database, and none has lost it since; and the schema is
+    /// one for this program.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        lock(&self.run).is_some() && self.missing().is_empty()
+        self.foreign.get().is_none() && lock(&self.run).is_some() && self.missing().is_empty()
     }
 
     /// The queues that run and do not reach the database, or have not yet.
@@ -50,6 +53,17 @@ impl Health {
         let (seen, lost) = (lock(&self.seen), lock(&self.lost));
         let missing = run.difference(&seen);
         missing.chain(lost.iter()).copied().collect()
+    }
+
+    /// The first version of the schema that this program cannot work with, and the one that it knows: a newer
+    /// program has come, and this one stops.
+    #[must_use]
+    pub fn foreign_schema(&self) -> Option<(i64, i64)> {
+        self.foreign.get().copied()
+    }
+
+    pub(crate) fn meets_foreign_schema(&self, found: i64, known: i64) {
+        let _ = self.foreign.set((found, known));
     }
 
     fn begins(&self, queues: BTreeSet<QueueName>) {

@@ -3,6 +3,7 @@
 mod batches;
 mod cron;
 mod delivery;
+mod watch;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -10,9 +11,12 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::{Chimeway, Retention, commit::Stage};
-use crate::queue::{
-    self, Health, QueueName,
-    schedule::{CronSchedule, Duty},
+use crate::{
+    queue::{
+        self, Health, QueueName,
+        schedule::{CronSchedule, Duty},
+    },
+    store::schema,
 };
 
 /// The workers of a process, made of a handle and a pool.
@@ -29,6 +33,7 @@ pub struct Workers {
     retention: Retention,
     prune: CronSchedule,
     health: Arc<Health>,
+    knows_schema: i64,
 }
 
 impl Workers {
@@ -51,6 +56,7 @@ impl Workers {
             retention: Retention::default(),
             prune: CronSchedule::between_minutes(),
             health: Arc::default(),
+            knows_schema: schema::needed(),
         }
     }
 
@@ -97,6 +103,14 @@ impl Workers {
         self
     }
 
+    /// Takes the program for an older one, which knows this version of the schema: for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn knows_schema(mut self, version: i64) -> Self {
+        self.knows_schema = version;
+        self
+    }
+
     /// Whether the queues reach the database.
     #[must_use]
     pub fn health(&self) -> Arc<Health> {
@@ -110,7 +124,8 @@ impl Workers {
     }
 
     /// Runs until `shutdown` ends, then drains: claims no more, hands back what was not begun, lets
-    /// sends finish and records them, within the grace. Comes back from any database error by itself.
+    /// sends finish and records them, within the grace. Comes back from any database error by itself. Drains,
+    /// too, when a newer program has brought a schema that this one cannot work with: [`Health::foreign_schema`].
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let core = Arc::clone(self.chimeway.core());
         let limit = |queue| self.limits.get(&queue).copied().unwrap_or_default();
@@ -148,8 +163,16 @@ impl Workers {
             retention: self.retention,
             draining: draining.clone(),
         });
+        let watch = watch::until_foreign(
+            self.pool.clone(),
+            self.knows_schema,
+            Arc::clone(&self.health),
+        );
         let shutdown = async move {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                () = watch => {}
+            }
             draining.cancel();
         };
         let (name, wakes) = (core.worker.clone(), core.wakes.clone());
