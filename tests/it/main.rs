@@ -81,6 +81,7 @@ mod retention_ends;
 mod retention_races;
 mod session_races;
 mod sharing;
+mod soak;
 mod spans;
 mod timing;
 mod upgrade;

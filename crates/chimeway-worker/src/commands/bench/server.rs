@@ -222,6 +222,14 @@ async fn statements(conn: &mut PgConnection) -> Option<Vec<Statement>> {
     Some(rows.into_iter().filter_map(read).collect())
 }
 
+/// How often a statement was called so far, and for how many milliseconds in all; `None` where statements are
+/// not counted.
+pub(super) async fn calls(conn: &mut PgConnection, name: &str) -> Option<(f64, f64)> {
+    let statements = statements(conn).await?;
+    let found = statements.iter().find(|statement| statement.name == name);
+    Some(found.map_or((0.0, 0.0), |it| (it.calls, it.milliseconds)))
+}
+
 /// Reads tables anew, so that the planner knows what is there.
 pub(super) async fn vacuum(conn: &mut PgConnection) -> Result<(), CliError> {
     for statement in [
