@@ -45,10 +45,10 @@ pub(crate) struct Args {
 }
 
 fn age(text: &str) -> Result<Age, String> {
-    match text.parse() {
+    match text.parse::<Age>() {
         Ok(Age::Off) => Err("what is older than for ever is nothing; write it like 7d".into()),
         Ok(age) => Ok(age),
-        Err(bad) => Err(chimeway::flow::retention::BadAge::to_string(&bad)),
+        Err(bad) => Err(bad.to_string()),
     }
 }
 

@@ -180,7 +180,7 @@ impl Pruning {
         kinds: &[Kept],
         mut walked: Walked,
     ) -> Self {
-        if walked.passes % PASSES == 0 {
+        if walked.passes.is_multiple_of(PASSES) {
             walked = Walked::default();
         }
         walked.passes += 1;
