@@ -17,7 +17,7 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 15] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
@@ -111,6 +111,17 @@ that lacks one leaves its steps to be tried again. In the environment: scoring,t
 Actions that only other workers have, such as your own in Rust: documents may name them. Runs are made to
 act by workers of the queue chimeway_workflows: those must have them. In the environment: print,archive.",
         example: r#"extra_actions = ["print"]"#,
+    },
+    Key {
+        name: "allow_private",
+        variable: Some("CHIMEWAY_ALLOW_PRIVATE"),
+        flag: None,
+        default: "none",
+        about: "\
+Private networks, addresses and hosts that a worker may call although a recipient's address, a document or a
+template says so. A channel may have more of its own. A URL that stands in this file may lead anywhere.
+In the environment: 10.1.0.0/16,hooks.internal. A flag of the worker: --allow-private hooks.internal.",
+        example: r#"allow_private = ["10.1.0.0/16", "hooks.internal"]"#,
     },
     Key {
         name: "queues",
