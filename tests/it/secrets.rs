@@ -254,7 +254,7 @@ fn no_refusal_quotes_a_secret() {
     for url in [
         format!("postgres://a:{MARK}@127.0.0.1:port/d"),
         format!("mysql://a:{MARK}@h/d"),
-        format!("{MARK}"),
+        MARK.to_owned(),
         format!("postgres://a:{MARK}@127.0.0.1:9/d?sslmode=perhaps"),
         format!("postgres://a:{MARK}@127.0.0.1:9/d?sslrootcert=/no/such&sslmode=verify-full"),
         format!("postgres://a:{MARK}@[::1/d"),
