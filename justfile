@@ -36,6 +36,10 @@ fmt:
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Licenses, banned crates and sources of the dependencies
+deny *arguments:
+    scripts/deny {{arguments}}
+
 # Run the tests and take the snapshots they produce
 accept *arguments:
     INSTA_UPDATE=always scripts/test {{arguments}}

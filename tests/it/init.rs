@@ -102,6 +102,7 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     extra_channels             -                      default
     extra_steps                -                      default
     extra_actions              -                      default
+    allow_private              -                      default
     queues.default             10                     default
     queues.chimeway_delivery   20                     default
     queues.chimeway_signals    10                     default

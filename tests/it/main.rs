@@ -30,9 +30,11 @@ mod custom_channel;
 mod email;
 mod examples;
 mod extending;
+mod grants;
 mod http_api;
 mod http_channel;
 mod inbox;
+mod private_targets;
 mod progression;
 mod purchase;
 mod python_host;
@@ -61,6 +63,7 @@ mod explain;
 mod init;
 mod privacy;
 mod queues;
+mod secrets;
 
 // Workers, processes, races.
 mod backend;
@@ -74,6 +77,7 @@ mod late;
 mod metrics;
 mod observing;
 mod otlp;
+mod postgres_tls;
 mod races;
 mod replay;
 mod retention;

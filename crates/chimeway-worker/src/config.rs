@@ -20,7 +20,8 @@ use std::{
 };
 
 use chimeway::{
-    flow::{Age, Kept, Retention, Writable},
+    channels::AllowedTarget,
+    flow::{Age, Kept, Retention, Writable, read_text},
     ids::{ActionName, ChannelName, KindName},
     queue::QueueName,
 };
@@ -64,6 +65,8 @@ pub(crate) struct Layer {
     pub(crate) extra_steps: Vec<KindName>,
     #[serde(default)]
     pub(crate) extra_actions: Vec<ActionName>,
+    #[serde(default)]
+    pub(crate) allow_private: Vec<AllowedTarget>,
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
@@ -111,6 +114,8 @@ pub(crate) struct Config {
     pub(crate) extra_steps: BTreeSet<KindName>,
     /// Actions that only other workers have: documents may name them.
     pub(crate) extra_actions: BTreeSet<ActionName>,
+    /// Private places that channels may call where an address is not the operator's.
+    pub(crate) allow_private: Vec<AllowedTarget>,
     /// How long a claim is held; `None` for the library's default.
     pub(crate) lease: Option<Duration>,
     /// How long a drain may take; `None` for the library's default.
@@ -211,6 +216,7 @@ impl Config {
             extra_channels: layer.extra_channels.into_iter().collect(),
             extra_steps: layer.extra_steps.into_iter().collect(),
             extra_actions: layer.extra_actions.into_iter().collect(),
+            allow_private: layer.allow_private,
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
@@ -224,14 +230,14 @@ impl Config {
 
 impl Layer {
     fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        let text = read_text(path).map_err(|source| ConfigError::Unreadable {
             path: path.into(),
             source,
         })?;
         let mut layer: Self = toml::from_str(&text).map_err(|error| ConfigError::BadFile {
             path: path.into(),
             line: error.span().map_or(1, |span| line_of(&text, span.start)),
-            problem: error.message().replace('\n', ", "),
+            problem: without_value(error.message()).replace('\n', ", "),
         })?;
         for (name, written) in std::mem::take(&mut layer.written) {
             let settings = ChannelSettings::read(&name, written, path, &text)?;
@@ -274,6 +280,7 @@ impl Layer {
             extra_actions: list("CHIMEWAY_EXTRA_ACTIONS", &variable, |text| {
                 ActionName::from_str(text).map_err(|error| error.to_string())
             })?,
+            allow_private: list("CHIMEWAY_ALLOW_PRIVATE", &variable, AllowedTarget::from_str)?,
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
@@ -287,8 +294,8 @@ impl Layer {
         })
     }
 
-    /// This layer with another one over it. Queues and channels are merged one by one; what may be written is
-    /// what any of them names.
+    /// This layer with another one over it. Queues and channels are merged one by one; what may be written, and
+    /// what may be called, is what any of them names.
     fn under(mut self, over: Self) -> Self {
         self.queues.extend(over.queues);
         self.retention.extend(over.retention);
@@ -297,6 +304,7 @@ impl Layer {
         self.writable.extend(over.writable);
         self.extra_steps.extend(over.extra_steps);
         self.extra_actions.extend(over.extra_actions);
+        self.allow_private.extend(over.allow_private);
         Self {
             database_url: over.database_url.or(self.database_url),
             log: over.log.or(self.log),
@@ -307,6 +315,7 @@ impl Layer {
             extra_channels: self.extra_channels,
             extra_steps: self.extra_steps,
             extra_actions: self.extra_actions,
+            allow_private: self.allow_private,
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
             pool_size: over.pool_size.or(self.pool_size),
@@ -450,6 +459,19 @@ pub(crate) fn kind_kept(name: &str) -> Result<Kept, String> {
 /// Reads `TABLE.COLUMN`.
 pub(crate) fn column(text: &str) -> Result<Writable, String> {
     Writable::parse(text).map_err(|bad| bad.to_string())
+}
+
+/// What is wrong with a value, without the value: in the wrong place it may be a secret.
+pub(crate) fn without_value(problem: &str) -> String {
+    let told = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|kind| {
+            let (before, rest) = problem.split_once(kind)?;
+            let (found, expected) = rest.rsplit_once(", expected ")?;
+            let of_what = found.split(['`', '"']).next().unwrap_or_default().trim();
+            Some(format!("{before}{kind}{of_what}, expected {expected}"))
+        });
+    told.unwrap_or_else(|| problem.to_owned())
 }
 
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {

@@ -47,6 +47,7 @@ impl Database {
                 other => other.to_string(),
             })
         })?;
+        check_root_certificate(url)?;
         Ok(Self {
             options: options.application_name("chimeway"),
         })
@@ -132,6 +133,20 @@ impl Database {
             },
         }
     }
+}
+
+/// What fails later would not say which file it is.
+fn check_root_certificate(url: &str) -> Result<(), CliError> {
+    const NAMES: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+    let parsed = reqwest::Url::parse(url).ok();
+    let pairs = parsed.iter().flat_map(reqwest::Url::query_pairs);
+    for (name, path) in pairs.filter(|(name, _)| NAMES.contains(&name.as_ref())) {
+        if let Err(error) = std::fs::File::open(path.as_ref()) {
+            let problem = format!("the file of `{name}`, {path}, cannot be read: {error}");
+            return Err(CliError::BadDatabaseUrl(problem));
+        }
+    }
+    Ok(())
 }
 
 /// Whether this program may work with that schema.

@@ -148,7 +148,7 @@ fn with_channels(
     sends: bool,
 ) -> Result<ChimewayBuilder, CliError> {
     for (name, settings) in &config.channels {
-        builder = settings.register(name, builder, sends)?;
+        builder = settings.register(name, builder, &config.allow_private, sends)?;
     }
     for name in &config.extra_channels {
         builder = builder

@@ -7,6 +7,7 @@ use std::{
 };
 
 use chimeway::{
+    channels::AllowedTarget,
     flow::{Timing, Writable, workers::Workers},
     ids::{self, ChannelName},
     queue::QueueName,
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// A column that workflows may write: orders.status
     #[arg(long, value_name = "TABLE.COLUMN", value_parser = config::column)]
     allow_write: Vec<Writable>,
+    /// A private network or host that may be called where a recipient or a document says so: hooks.internal
+    #[arg(long, value_name = "NETWORK|HOST")]
+    allow_private: Vec<AllowedTarget>,
     /// Do not listen for NOTIFY, only look (for poolers in transaction mode)
     #[arg(long)]
     no_listen: bool,
@@ -75,6 +79,7 @@ impl Args {
             channels: self.channel.iter().cloned().collect(),
             http: self.http.clone(),
             writable: self.allow_write.clone(),
+            allow_private: self.allow_private.clone(),
             ..everywhere
         }
     }

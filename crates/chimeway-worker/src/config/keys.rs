@@ -113,6 +113,17 @@ act by workers of the queue chimeway_workflows: those must have them. In the env
         example: r#"extra_actions = ["print"]"#,
     },
     Key {
+        name: "allow_private",
+        variable: Some("CHIMEWAY_ALLOW_PRIVATE"),
+        flag: None,
+        default: "none",
+        about: "\
+Private networks, addresses and hosts that a worker may call although a recipient's address, a document or a
+template says so. A channel may have more of its own. A URL that stands in this file may lead anywhere.
+In the environment: 10.1.0.0/16,hooks.internal. A flag of the worker: --allow-private hooks.internal.",
+        example: r#"allow_private = ["10.1.0.0/16", "hooks.internal"]"#,
+    },
+    Key {
         name: "queues",
         variable: Some("CHIMEWAY_QUEUES"),
         flag: None,

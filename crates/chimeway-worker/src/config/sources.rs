@@ -85,7 +85,7 @@ fn from_sources(
             "retention" => settings.extend(retention(of_file, &in_file, &variable)?),
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
             "otlp" => settings.extend(otlp::settings(of_file, &in_file, &variable)),
-            "extra_channels" | "extra_steps" | "extra_actions" => {
+            "extra_channels" | "extra_steps" | "extra_actions" | "allow_private" => {
                 settings.push(names(key, of_file, &in_file, &variable));
             }
             "writable" => settings.push(writable(of_file, &in_file, &variable)?),
@@ -114,7 +114,7 @@ fn from_sources(
 }
 
 fn table(path: &Path) -> Result<toml::Table, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    let text = chimeway::flow::read_text(path).map_err(|source| ConfigError::Unreadable {
         path: path.into(),
         source,
     })?;
@@ -123,7 +123,7 @@ fn table(path: &Path) -> Result<toml::Table, ConfigError> {
         line: error
             .span()
             .map_or(1, |span| super::line_of(&text, span.start)),
-        problem: error.message().replace('\n', ", "),
+        problem: super::without_value(error.message()).replace('\n', ", "),
     })
 }
 
@@ -327,8 +327,9 @@ fn json(value: &toml::Value) -> Value {
 }
 
 /// Texts of channels that may be shown: of any other, nobody knows.
-const OPEN: [&str; 17] = [
+const OPEN: [&str; 18] = [
     "adapter",
+    "allow_private",
     "bounced",
     "content_type",
     "error_code",
@@ -393,12 +394,14 @@ mod tests {
     #[test]
     fn each_setting_has_the_source_that_won() {
         let text = "log = \"info\"\npool_size = 3\nlease_seconds = 40\nextra_channels = [\"sms\"]\n\
+                    allow_private = [\"hooks.internal\"]\n\
                     [queues]\ndefault = 1\nchimeway_signals = 2\n[channels.email]\nadapter = \"log\"\n\
                     [retention]\ninbox = \"off\"\nruns = \"9d\"\n[[writable]]\nentity = \"orders\"\ncolumns = [\"status\"]\ninsert = true\n";
         let variables = [
             ("CHIMEWAY_ALLOW_WRITE", "orders.total"),
             ("CHIMEWAY_POOL_SIZE", "4"),
             ("CHIMEWAY_RETENTION", "runs=7d"),
+            ("CHIMEWAY_ALLOW_PRIVATE", "10.1.0.0/16"),
             ("CHIMEWAY_LOG", "debug"),
             ("CHIMEWAY_QUEUES", "chimeway_signals=3"),
             ("CHIMEWAY_EXTRA_CHANNELS", "push"),
@@ -419,6 +422,7 @@ mod tests {
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
         extra_steps = - by default
         extra_actions = - by default
+        allow_private = ["hooks.internal","10.1.0.0/16"] by file FILE and environment CHIMEWAY_ALLOW_PRIVATE
         queues.default = 1 by file FILE
         queues.chimeway_delivery = 20 by default
         queues.chimeway_signals = 3 by environment CHIMEWAY_QUEUES

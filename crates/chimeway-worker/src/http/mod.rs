@@ -16,6 +16,7 @@ mod inbox;
 mod openapi;
 mod refusal;
 mod runs;
+mod serve;
 mod signals;
 mod triggers;
 mod workflows;
@@ -99,15 +100,8 @@ impl Server {
             .merge(api::router(api));
         let routes = api::with_errors_in_json(routes);
         tokio::spawn(async move {
-            let served = axum::serve(self.listener, routes)
-                .with_graceful_shutdown(ended.cancelled_owned())
-                .into_future();
             tokio::select! {
-                served = served => {
-                    if let Err(error) = served {
-                        tracing::error!(%error, "the HTTP server ended");
-                    }
-                }
+                () = serve::serve(self.listener, routes, serve::LIMITS, ended) => {}
                 () = health::sum_up(&self.metrics) => {}
             }
         })

@@ -95,7 +95,7 @@ impl Templates {
             if key.is_empty() || key.starts_with('.') || !path.is_file() {
                 continue;
             }
-            match fs::read_to_string(&path) {
+            match super::files::read_text(&path) {
                 Ok(text) => {
                     let source = sources.entry(key.to_owned()).or_default();
                     let place = match end {

@@ -37,8 +37,8 @@ use crate::{
 ///
 /// Starts a private PostgreSQL whose data stays in --data, a worker, and a mail server that shows every
 /// email here and sends it nowhere. Applies the journeys, and applies them again when a file changes;
-/// where one has a mistake, what was applied before stays. DATABASE_URL does not count here; with
-/// --database-url that database is used instead.
+/// where one has a mistake, what was applied before stays. Webhooks may call this machine. DATABASE_URL
+/// does not count here; with --database-url that database is used instead.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -68,6 +68,8 @@ impl Args {
     }
 }
 
+/// What webhooks may call here without a word in the settings.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.0/8", "::1"];
 /// How many new runs are told of at a time.
 const RUNS_TOLD: i64 = 20;
 /// Between two looks for new runs.
@@ -83,6 +85,10 @@ pub(crate) async fn run(args: &Args, mut context: Context) -> Result<(), CliErro
         )));
     }
     let stop = shutdown::watch()?;
+    // Who writes journeys has what they call on the same machine.
+    for host in LOOPBACK {
+        context.config.allow_private.extend(host.parse());
+    }
     let mut screen = Screen::new();
     screen.title("Chimeway dev")?;
     let cluster = match &context.database_flag {
