@@ -10,12 +10,14 @@ mod child;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod dev;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod inbox;
 pub(crate) mod init;
 pub(crate) mod migrate;
 pub(crate) mod preferences;
 pub(crate) mod queues;
+pub(crate) mod ready;
 pub(crate) mod recipients;
 pub(crate) mod retry;
 pub(crate) mod roles;
@@ -74,6 +76,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let (flags, log) = match &command {
         Command::Worker(args) => (args.layer(global.layer()), queue::LOG_FILTER),
         Command::Dev(args) => (args.layer(global.layer()), "warn"),
+        Command::Ready(args) => (args.layer(global.layer()), "warn"),
         // Filling tables takes its time, and that is nothing to warn of.
         Command::Bench(_) => (global.layer(), "warn,sqlx=error"),
         _ => (global.layer(), "warn"),
@@ -108,6 +111,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Reject(args) => approvals::reject(args.decision, &context).await,
         Command::Roles(args) => roles::run(args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
+        Command::Doctor(args) => doctor::run(&args, &context).await,
+        Command::Ready(args) => ready::run(&args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Config(args) => settings::run(&args, &global),
         Command::Completions(_) | Command::Init(_) => Ok(()),
