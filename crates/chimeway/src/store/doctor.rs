@@ -88,7 +88,7 @@ where r.rolname = current_user"#
     .await?)
 }
 
-/// A setting as it holds for this session, in the unit of `pg_settings`.
+/// A setting as it holds for our sessions when they begin, in the unit of `pg_settings`.
 #[derive(Debug, Clone)]
 pub struct SettingRow {
     /// Its name.
@@ -106,7 +106,7 @@ pub async fn settings(conn: &mut PgConnection, names: &[&str]) -> StoreResult<Ve
     Ok(sqlx::query_as!(
         SettingRow,
         r#"-- doctor::settings
-select name as "name!", setting as "value!" from pg_catalog.pg_settings where name = any($1) order by name"#,
+select name as "name!", reset_val as "value!" from pg_catalog.pg_settings where name = any($1) order by name"#,
         names as _,
     )
     .fetch_all(conn)
@@ -199,34 +199,80 @@ order by 1, 2"#
     .await?)
 }
 
-/// What of these our role may not do: `privileges[i]` on `tables[i]`, a table of our schema. Tables that are not
-/// there are left out. Without the use of the schema itself nothing else is said.
+/// What a worker does with our tables, beside reading them.
+const WRITES: [(&str, &[&str]); 10] = [
+    ("approvals", &["insert", "update"]),
+    ("cron_ticks", &["insert"]),
+    ("deliveries", &["insert", "update"]),
+    ("delivery_attempts", &["insert", "update"]),
+    ("events", &["insert", "update"]),
+    ("interventions", &["insert"]),
+    ("notifications", &["insert"]),
+    ("signals", &["insert", "update"]),
+    ("workflow_runs", &["insert", "update"]),
+    ("workflow_transitions", &["insert"]),
+];
+const READS: [&str; 8] = [
+    "preferences",
+    "recipients",
+    "role_members",
+    "settings",
+    "templates",
+    "workflow_definitions",
+    "workflow_steps",
+    "workflow_triggers",
+];
+const CALLS: [&str; 7] = [
+    "clock",
+    "depth",
+    "now",
+    "schema_version",
+    "upsert_recipients",
+    "uuid_v7",
+    "wake",
+];
+
+/// What our role may not do, and a worker does. Tables and functions that are not there are left out. Without the use
+/// of the schema itself nothing else is said.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn lacking(
-    conn: &mut PgConnection,
-    tables: &[&str],
-    privileges: &[&str],
-) -> StoreResult<Vec<FlawRow>> {
+pub async fn lacking(conn: &mut PgConnection) -> StoreResult<Vec<FlawRow>> {
+    let writes = WRITES.iter().flat_map(|&(table, privileges)| {
+        let all = std::iter::once("select").chain(privileges.iter().copied());
+        all.map(move |privilege| (table, privilege))
+    });
+    let reads = READS.iter().map(|&table| (table, "select"));
+    let calls = CALLS.iter().map(|&function| (function, "execute"));
+    let (objects, privileges): (Vec<_>, Vec<_>) = writes.chain(reads).chain(calls).unzip();
     Ok(sqlx::query_as!(
         FlawRow,
         r#"-- doctor::lacking
+with wanted as (
+    select w.name, w.privilege, n.oid as namespace
+    from unnest($1::text[], $2::text[]) as w (name, privilege)
+    join pg_catalog.pg_namespace n on n.nspname = 'chimeway' and has_schema_privilege(n.oid, 'usage')
+)
 select 'usage' as "flaw!", 'the schema' as "object!"
 from pg_catalog.pg_namespace where nspname = 'chimeway' and not has_schema_privilege(oid, 'usage')
 union all
 select w.privilege, w.name
-from unnest($1::text[], $2::text[]) as w (name, privilege)
-join pg_catalog.pg_namespace n on n.nspname = 'chimeway' and has_schema_privilege(n.oid, 'usage')
-join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = w.name
+from wanted w
+join pg_catalog.pg_class c on c.relnamespace = w.namespace and c.relname = w.name
 where case w.privilege
     when 'select' then not has_table_privilege(c.oid, 'select')
+    when 'execute' then false
     else not has_any_column_privilege(c.oid, w.privilege)
 end
+union all
+select distinct w.privilege, w.name || '()'
+from wanted w
+join pg_catalog.pg_proc p on p.pronamespace = w.namespace and p.proname = w.name
+where w.privilege = 'execute' and not has_function_privilege(p.oid, 'execute')
 order by 1, 2"#,
-        tables as _,
-        privileges as _,
+        &objects as _,
+        &privileges as _,
     )
     .fetch_all(conn)
     .await?)

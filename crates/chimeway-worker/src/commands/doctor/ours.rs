@@ -64,7 +64,7 @@ fn test_clock(ours: &Ours) -> Vec<Finding> {
         None => Finding::ok("the real time"),
         Some(clock) => Finding::problem(
             format!("Chimeway takes {clock} for now, which is for tests: no wait ends by itself"),
-            "update chimeway.settings set clock = null",
+            "in psql: update chimeway.settings set clock = null",
         ),
     }]
 }
@@ -74,7 +74,7 @@ fn notify(ours: &Ours) -> Vec<Finding> {
         Finding::ok("commits that make work wake idle workers")
     } else {
         Finding::note(
-            "NOTIFY is off: idle workers look once a second, and listen for nothing",
+            "commits send no NOTIFY: idle workers look once a second, and listen for nothing",
             "start them with --no-listen (they then look ten times a second), or update chimeway.settings set notify = true",
         )
     }]

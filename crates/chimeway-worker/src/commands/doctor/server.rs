@@ -95,7 +95,7 @@ fn durability(server: &Server) -> Vec<Finding> {
     if !unlogged.is_empty() {
         findings.push(Finding::problem(
             format!("{} unlogged: a crash empties them", are(&unlogged)),
-            "alter table chimeway.TABLE set logged",
+            "in psql: alter table chimeway.TABLE set logged",
         ));
     }
     or_ok(findings, "a commit survives a crash")
@@ -264,7 +264,7 @@ fn autovacuum(server: &Server) -> Vec<Finding> {
     if !off.is_empty() {
         findings.push(Finding::problem(
             format!("{} not vacuumed by themselves", are(&off)),
-            "alter table chimeway.TABLE reset (autovacuum_enabled)",
+            "in psql: alter table chimeway.TABLE reset (autovacuum_enabled)",
         ));
     }
     or_ok(findings, "on, for every table of ours")
@@ -302,7 +302,7 @@ fn triggers(server: &Server) -> Vec<Finding> {
     }
     vec![Finding::problem(
         format!("{} disabled", are(&off)),
-        "alter table chimeway.TABLE enable trigger all",
+        "in psql: alter table chimeway.TABLE enable trigger all",
     )]
 }
 
