@@ -6,14 +6,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        approvals, bench, cancel, completions, demo, dev, explain, inbox, init, migrate,
-        preferences, prune, queues, recipients, retry, roles, runs, settings, templates, tokens,
-        traces, track, trigger, worker, workflows,
+        approvals, bench, cancel, completions, demo, dev, doctor, explain, inbox, init, migrate,
+        preferences, prune, queues, ready, recipients, retry, roles, runs, settings, templates,
+        tokens, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
 
-/// Durable, explainable notification journeys on PostgreSQL.
+/// Durable, explainable notification journeys and business workflows on PostgreSQL
 #[derive(Parser)]
 #[command(
     name = "chimeway",
@@ -26,7 +26,8 @@ Start here:
   chimeway demo              a journey from trigger to end, on a private PostgreSQL
   chimeway init              a first journey of your own; then `chimeway dev` plays it
   chimeway migrate           make the schema `chimeway` in your database
-  chimeway worker            send, wait and escalate until told to stop"
+  chimeway worker            send, wait, decide and escalate until told to stop
+  chimeway doctor            what is misconfigured, and how to mend it"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -51,8 +52,13 @@ pub(crate) struct Global {
     /// What to log, on standard error: `info`, `chimeway=debug,sqlx=warn` [env: CHIMEWAY_LOG]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
-    /// How log lines are written [env: CHIMEWAY_LOG_FORMAT] [default: text]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    /// How log lines are written: text, or json, one object a line [env: CHIMEWAY_LOG_FORMAT] [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
     pub(crate) log_format: Option<LogFormat>,
 }
 
@@ -68,21 +74,23 @@ impl Global {
     }
 }
 
-/// One file each in `commands/`.
+/// One file each in `commands/`: to begin with, to operate, to write workflows, to follow them, people, the rest.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Demo(demo::Args),
+    Init(init::Args),
     Dev(dev::Args),
     Migrate(migrate::Args),
     Worker(worker::Args),
+    Doctor(doctor::Args),
+    Queues(queues::Args),
+    Ready(ready::Args),
+    Prune(prune::Args),
+    Config(settings::Args),
     Workflows(workflows::Args),
     Templates(templates::Args),
     Trigger(trigger::Args),
     Track(track::Args),
-    Recipients(recipients::Args),
-    Preferences(preferences::Args),
-    Queues(queues::Args),
-    Prune(prune::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),
@@ -92,11 +100,11 @@ pub(crate) enum Command {
     Approve(approvals::Approve),
     Reject(approvals::Reject),
     Roles(roles::Args),
+    Recipients(recipients::Args),
+    Preferences(preferences::Args),
     Inbox(inbox::Args),
     Tokens(tokens::Args),
-    Init(init::Args),
     Bench(bench::Args),
-    Config(settings::Args),
     Completions(completions::Args),
 }
 
@@ -182,6 +190,8 @@ mod tests {
             ("chimeway prune --kind workflows".into(), false),
             ("chimeway prune --dry-run --json".into(), true),
             ("chimeway queues chimeway_delivery".into(), false),
+            ("chimeway doctor --accept tls --accept role".into(), true),
+            ("chimeway doctor --accept nothing".into(), false),
             (
                 "chimeway trigger k --tenant t --recipient r --address email=a@b.example".into(),
                 true,

@@ -9,7 +9,7 @@ use chimeway::store::{
 };
 use sqlx::{
     ConnectOptions as _, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
 use crate::error::CliError;
@@ -101,6 +101,30 @@ impl Database {
             .max_connections(size)
             .acquire_timeout(REQUEST_TIMEOUT)
             .connect_lazy_with(self.options.clone())
+    }
+
+    /// The same, for connections that leave nothing in the session of a server that is not theirs alone.
+    #[must_use]
+    pub(crate) fn without_prepared_statements(self) -> Self {
+        Self {
+            options: self.options.statement_cache_capacity(0),
+        }
+    }
+
+    /// The host, or the folder of a socket.
+    pub(crate) fn host(&self) -> String {
+        match self.options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => self.options.get_host().to_owned(),
+        }
+    }
+
+    /// Whether a server is refused that cannot show a certificate of its own.
+    pub(crate) fn verifies(&self) -> bool {
+        matches!(
+            self.options.get_ssl_mode(),
+            PgSslMode::VerifyCa | PgSslMode::VerifyFull
+        )
     }
 
     /// Where it is, for messages.

@@ -10,6 +10,7 @@ mod child;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod dev;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod inbox;
 pub(crate) mod init;
@@ -17,6 +18,7 @@ pub(crate) mod migrate;
 pub(crate) mod preferences;
 pub(crate) mod prune;
 pub(crate) mod queues;
+pub(crate) mod ready;
 pub(crate) mod recipients;
 pub(crate) mod retry;
 pub(crate) mod roles;
@@ -75,6 +77,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let (flags, log) = match &command {
         Command::Worker(args) => (args.layer(global.layer()), queue::LOG_FILTER),
         Command::Dev(args) => (args.layer(global.layer()), "warn"),
+        Command::Ready(args) => (args.layer(global.layer()), "warn"),
         // Filling tables takes its time, and that is nothing to warn of.
         Command::Bench(_) => (global.layer(), "warn,sqlx=error"),
         _ => (global.layer(), "warn"),
@@ -110,6 +113,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Reject(args) => approvals::reject(args.decision, &context).await,
         Command::Roles(args) => roles::run(args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
+        Command::Doctor(args) => doctor::run(&args, &context).await,
+        Command::Ready(args) => ready::run(&args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
         Command::Config(args) => settings::run(&args, &global),
         Command::Completions(_) | Command::Init(_) => Ok(()),

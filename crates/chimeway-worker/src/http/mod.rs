@@ -33,6 +33,8 @@ use crate::{database::Database, error::CliError};
 
 /// How many requests of the API have a connection at a time; others wait for one.
 const CONNECTIONS: u32 = 10;
+/// How many connections there are beside the workers': those, and one for scrapes.
+pub(crate) const CONNECTIONS_IN_ALL: u32 = CONNECTIONS + 1;
 
 /// Where it listens, before anything is served.
 pub(crate) struct Server {

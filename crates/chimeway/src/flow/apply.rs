@@ -81,7 +81,7 @@ impl Chimeway {
 }
 
 /// Checks a document, and asks the host's own kinds of steps and actions about what they are given.
-fn checked(core: &Core, document: &Document) -> Result<Validated, FlowError> {
+pub(super) fn checked(core: &Core, document: &Document) -> Result<Validated, FlowError> {
     let checked = validate(document, &core.known).map_err(FlowError::InvalidDefinition)?;
     let mut mistakes = vec![];
     let mut refuse = |pointer: String, said: Result<(), String>| {

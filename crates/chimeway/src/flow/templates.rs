@@ -196,7 +196,7 @@ fn notify_steps(checked: &Validated) -> impl Iterator<Item = (usize, &Notify)> {
 }
 
 /// What is missing, where `has_subject` says whether the template of a render key has a subject.
-fn missing(
+pub(super) fn missing(
     checked: &Validated,
     known: &Known,
     has_subject: impl Fn(&str) -> Option<bool>,
@@ -237,17 +237,27 @@ pub(super) async fn missing_in_store(
     checked: &Validated,
     known: &Known,
 ) -> StoreResult<Vec<DefinitionError>> {
-    let mut keys: Vec<(String, Option<String>)> = notify_steps(checked)
+    let stored = stored_subjects(conn, std::iter::once(checked), known).await?;
+    Ok(missing(checked, known, |key| stored.get(key).copied()))
+}
+
+/// Of the templates that these documents need, those that are stored: whether each has a subject.
+pub(super) async fn stored_subjects<'a>(
+    conn: &mut PgConnection,
+    checked: impl Iterator<Item = &'a Validated>,
+    known: &Known,
+) -> StoreResult<BTreeMap<String, bool>> {
+    let mut keys: Vec<(String, Option<String>)> = checked
+        .flat_map(notify_steps)
         .filter(|(_, notify)| known.renders(&notify.channel))
         .map(|(_, notify)| (notify.render_key.to_string(), None))
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    let stored = templates::latest(conn, &keys).await?;
-    Ok(missing(checked, known, |key| {
-        let row = stored.iter().find(|row| row.render_key == key)?;
-        Some(row.subject.is_some())
-    }))
+    let stored = templates::latest(conn, &keys).await?.into_iter();
+    Ok(stored
+        .map(|row| (row.render_key, row.subject.is_some()))
+        .collect())
 }
 
 fn compiled(row: TemplateRow) -> Result<Template, Vec<TemplateMistake>> {

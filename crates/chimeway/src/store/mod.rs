@@ -19,6 +19,7 @@ pub mod attempts;
 pub mod claims;
 pub mod cron;
 pub mod deliveries;
+pub mod doctor;
 pub mod due;
 pub mod error;
 pub mod events;
