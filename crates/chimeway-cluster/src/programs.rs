@@ -31,6 +31,14 @@ impl Programs {
     pub(crate) fn postgres(&self) -> PathBuf {
         self.folder.join("postgres")
     }
+
+    pub(crate) fn pg_basebackup(&self) -> PathBuf {
+        self.folder.join("pg_basebackup")
+    }
+
+    pub(crate) fn pg_ctl(&self) -> PathBuf {
+        self.folder.join("pg_ctl")
+    }
 }
 
 fn is_complete(folder: &Path) -> bool {

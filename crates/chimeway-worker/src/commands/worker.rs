@@ -10,7 +10,6 @@ use chimeway::{
     flow::{Timing, Writable, workers::Workers},
     ids::{self, ChannelName},
     queue::QueueName,
-    store::schema,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -104,8 +103,17 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     }
     let grace = config.grace.unwrap_or(GRACE);
     workers = workers.grace(grace);
-    if args.no_listen {
+    let listens = !args.no_listen;
+    if !listens {
         workers = workers.listen(None);
+    } else if config.pooled || config.direct_url.is_some() {
+        let direct = context.direct_database()?;
+        if direct.is_none() {
+            tracing::info!(
+                "without `direct_url` nothing is listened for: work is found by looking"
+            );
+        }
+        workers = workers.listen(direct.map(|direct| direct.pool(1)));
     }
     // It answers while the database is waited for, and to the end of the drain.
     let ended = CancellationToken::new();
@@ -118,7 +126,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         }
         None => None,
     };
-    if is_ready(&database, &stop).await? {
+    // Where it listens is then another matter.
+    let listens_here = listens && config.direct_url.is_none();
+    if is_ready(&database, listens_here, &stop).await? {
+        tokio::spawn(database.clone().follow(workers.health(), ended.clone()));
         let queues = limits(config);
         tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
         let told = Arc::<OnceLock<Instant>>::default();
@@ -169,6 +180,10 @@ pub(super) fn process_name() -> String {
 
 pub(super) fn timing(config: &Config) -> Timing {
     let usual = Timing::default();
+    let usual = Timing {
+        transaction: config.transaction.unwrap_or(usual.transaction),
+        ..usual
+    };
     let Some(lease) = config.lease else {
         return usual;
     };
@@ -192,13 +207,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Waits for the database, and refuses a schema that is not ours; false where we were told to stop
 /// before.
-async fn is_ready(database: &Database, stop: &CancellationToken) -> Result<bool, CliError> {
+async fn is_ready(
+    database: &Database,
+    listens: bool,
+    stop: &CancellationToken,
+) -> Result<bool, CliError> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
-        let look = async { database::check(schema::state(&mut database.connect().await?).await?) };
         let looked = tokio::select! {
-            looked = look => looked,
+            looked = database::ready(database, listens) => looked,
             () = stop.cancelled() => return Ok(false),
         };
         match looked {

@@ -126,6 +126,7 @@ fn table(path: &Path) -> Result<toml::Table, ConfigError> {
 fn flag_value(name: &str, flags: &Layer) -> Option<Value> {
     match name {
         "database_url" => flags.database_url.clone().map(Value::from),
+        "pooled" => flags.pooled.map(Value::from),
         "log" => flags.log.clone().map(Value::from),
         "log_format" => {
             let name = flags.log_format?.to_possible_value()?;
@@ -319,10 +320,12 @@ const OPEN: [&str; 17] = [
 fn without_secret(name: &str, value: Value) -> Value {
     const SET: &str = "set";
     match &value {
-        Value::String(url) if name == "database_url" => match Database::new(Some(url)) {
-            Ok(database) => format!("{SET} ({})", database.place()).into(),
-            Err(_) => SET.into(),
-        },
+        Value::String(url) if ["database_url", "direct_url"].contains(&name) => {
+            match Database::new(url) {
+                Ok(database) => format!("{SET} ({})", database.place()).into(),
+                Err(_) => SET.into(),
+            }
+        }
         // Only the name of a variable.
         Value::String(text) if text.starts_with("env:") => value,
         Value::String(_) | Value::Array(_) if name.starts_with("channels.") => {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use crate::{
-    flow::{Core, sweep},
+    flow::{Core, session::Sessions, sweep},
     queue::schedule::Duty,
 };
 
@@ -15,7 +14,7 @@ use crate::{
 /// it; it is what finds work should all else fail.
 pub(super) struct ProgressionSweep {
     pub(super) core: Arc<Core>,
-    pub(super) pool: PgPool,
+    pub(super) sessions: Sessions,
 }
 
 #[async_trait]
@@ -25,7 +24,7 @@ impl Duty for ProgressionSweep {
     }
 
     async fn run(&self, tick: DateTime<Utc>) {
-        match sweep::sweep(&self.core, &self.pool, self.name(), tick).await {
+        match sweep::sweep(&self.core, &self.sessions, self.name(), tick).await {
             Ok(taken) => tracing::debug!(taken, %tick, "progression sweep"),
             Err(error) => {
                 tracing::warn!(%error, %tick, "the progression sweep failed; the next tick comes");
