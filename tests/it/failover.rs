@@ -33,7 +33,7 @@ impl Pair {
                 .unwrap();
             let replica = Cluster::builder()
                 .durability(Durability::Full)
-                .replica_of(&primary)
+                .replica_of(primary.port())
                 .start()
                 .unwrap();
             Self { primary, replica }

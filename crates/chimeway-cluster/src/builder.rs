@@ -90,12 +90,12 @@ impl Builder {
         self
     }
 
-    /// A replica of a running cluster: a copy of its data, to which it streams what it commits from then on.
-    /// It accepts connections that read. [`Cluster::promote`] makes it a primary. The copy takes about a
+    /// A replica of the cluster that runs on that port: a copy of its data, to which it streams what it commits
+    /// from then on. It accepts connections that read. [`Cluster::promote`] makes it a primary. The copy takes about a
     /// second; [`Builder::database`] does not count.
     #[must_use]
-    pub fn replica_of(mut self, primary: &Cluster) -> Self {
-        self.primary = Some(primary.port());
+    pub fn replica_of(mut self, primary: u16) -> Self {
+        self.primary = Some(primary);
         self
     }
 

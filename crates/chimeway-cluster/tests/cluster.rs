@@ -219,7 +219,7 @@ fn a_replica_reads_what_its_primary_commits_and_writes_when_it_is_promoted() {
     let mut primary = start_temporary();
     let mut replica = Cluster::builder()
         .durability(Durability::OffForTests)
-        .replica_of(&primary)
+        .replica_of(primary.port())
         .start()
         .unwrap();
     let (there, here) = (primary.url("chimeway_test"), replica.url("chimeway_test"));
