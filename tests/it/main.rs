@@ -64,6 +64,7 @@ mod queues;
 // Workers, processes, races.
 mod backend;
 mod bad_items;
+mod chaos;
 mod crashes;
 mod cron;
 mod dead_network;
