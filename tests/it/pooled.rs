@@ -34,7 +34,7 @@ async fn commands_a_worker_and_the_api_share_two_sessions() {
     command.env("CHIMEWAY_POOLED", "true");
     let worker = Running::of(command);
     let address = address(&worker).await;
-    worker.prints("runs chimeway_delivery").await;
+    worker.prints("chimeway_delivery=20").await;
 
     chimeway(&url, &words("workflows list --pooled")).expect(0);
     let journey = concat!(

@@ -33,11 +33,21 @@ impl Programs {
     }
 
     pub(crate) fn pg_basebackup(&self) -> PathBuf {
-        self.folder.join("pg_basebackup")
+        self.beside_postgres("pg_basebackup")
     }
 
     pub(crate) fn pg_ctl(&self) -> PathBuf {
-        self.folder.join("pg_ctl")
+        self.beside_postgres("pg_ctl")
+    }
+
+    /// A program that few need: where only links to the usual ones are on the `PATH`, it is where those lead.
+    fn beside_postgres(&self, name: &str) -> PathBuf {
+        let postgres = self.postgres().canonicalize();
+        let folder = postgres.ok().and_then(|it| Some(it.parent()?.to_owned()));
+        match folder.map(|folder| folder.join(name)) {
+            Some(program) if program.is_file() => program,
+            _ => self.folder.join(name),
+        }
     }
 }
 

@@ -196,12 +196,14 @@ impl Database {
         if self.hosts.len() < 2 {
             return;
         }
+        let mut told = false;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => {}
                 () = stop.cancelled() => return,
             }
             if health.is_ready() {
+                told = false;
                 continue;
             }
             match self.find().await {
@@ -210,9 +212,11 @@ impl Database {
                     self.go_to(found.host);
                     let _ = timeout(OTHERS, found.conn.close()).await;
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "the primary was not found");
+                Err(error) if !told => {
+                    told = true;
+                    tracing::warn!(%error, "looking for the primary: {error}");
                 }
+                Err(_) => {}
             }
         }
     }

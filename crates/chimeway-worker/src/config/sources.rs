@@ -284,6 +284,9 @@ fn writable(
 
 /// A text that may be a number.
 fn plain(text: &str) -> Value {
+    if let Ok(answer) = text.parse::<bool>() {
+        return answer.into();
+    }
     text.parse::<u64>()
         .map_or_else(|_| text.into(), Value::from)
 }
@@ -381,10 +384,13 @@ mod tests {
         insta::assert_snapshot!(shown(text, &variables, &flags), @r#"
         config = "FILE" by flag --config
         database_url = - by default
+        pooled = false by default
+        direct_url = - by default
         log = "error" by flag --log
         log_format = "text" by default
         lease_seconds = 40 by file FILE
         grace_seconds = 25 by default
+        transaction_seconds = 30 by default
         pool_size = 4 by environment CHIMEWAY_POOL_SIZE
         http = - by default
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
@@ -406,6 +412,7 @@ mod tests {
     #[test]
     fn nothing_secret_is_shown() {
         let text = "database_url = \"postgres://app:hunter2@db.example/app\"\n\
+                    direct_url = \"postgres://app:hunter2@db1,db2/app\"\n\
                     [channels.email]\nadapter = \"smtp\"\nhost = \"mail.example\"\nport = 25\n\
                     username = \"hunter2\"\npassword = \"hunter2\"\n\
                     [channels.chat]\nadapter = \"http\"\nurl = \"https://chat.example/hunter2\"\n\
@@ -424,6 +431,7 @@ mod tests {
             "otlp.endpoint = \"https://traces.example/v1/traces\"",
             "otlp.headers.authorization = \"set\"",
             "database_url = \"set (db.example:5432)\"",
+            "direct_url = \"set (db1:5432, db2:5432)\"",
             "channels.email.host = \"mail.example\"",
             "channels.email.port = 25",
             "channels.email.password = \"set\"",

@@ -27,6 +27,8 @@ use crate::store::StoreError;
 /// How long the pumps may take to finish the claim they have sent, before the drain goes on without
 /// them.
 const LAST_CLAIM: Duration = Duration::from_secs(5);
+/// How long each queue may then take to give back what it has not begun.
+const HAND_BACK: Duration = Duration::from_secs(5);
 
 /// From when on a queue whose question is not answered counts as one that does not reach the database: a dead
 /// network says nothing.
@@ -249,7 +251,8 @@ impl Fleet {
             pumps.close();
             let _ = tokio::time::timeout(LAST_CLAIM, pumps.wait()).await;
             for source in &sources {
-                source.hand_back().await;
+                // A network that says nothing must not take the time of the sends: leases end by themselves.
+                let _ = tokio::time::timeout(HAND_BACK, source.hand_back()).await;
             }
             Ok(())
         };
