@@ -93,10 +93,13 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     SETTING                    VALUE                  SOURCE
     config                     chimeway.toml          flag --config
     database_url               set (db.example:5432)  environment DATABASE_URL
+    pooled                     false                  default
+    direct_url                 -                      default
     log                        debug                  flag --log
     log_format                 text                   default
     lease_seconds              30                     default
     grace_seconds              7                      environment CHIMEWAY_GRACE_SECONDS
+    transaction_seconds        30                     default
     pool_size                  4                      file chimeway.toml
     http                       -                      default
     extra_channels             -                      default

@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,13 +23,14 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A folder for what the workers of a test write.
+#[derive(Clone)]
 pub(crate) struct Desk {
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Desk {
     pub(crate) fn new() -> Self {
-        let folder = TempDir::new().unwrap();
+        let folder = Arc::new(TempDir::new().unwrap());
         Self { folder }
     }
 
@@ -45,15 +47,14 @@ impl Desk {
     /// What channels were really given: attempt number and process of each send, by delivery.
     pub(crate) fn sends(&self) -> Sends {
         let text = std::fs::read_to_string(self.sends_file()).unwrap_or_default();
-        let mut sends = Sends::new();
-        for line in text.lines() {
-            let mut words = line.split(' ');
-            let mut word = || words.next().unwrap();
-            let (delivery, attempt, pid) = (word(), word(), word());
-            let send = (attempt.parse().unwrap(), pid.parse().unwrap());
-            sends.entry(delivery.to_owned()).or_default().push(send);
-        }
-        sends
+        sends_of(text.lines())
+    }
+
+    /// The same without those that the channel refused.
+    pub(crate) fn taken(&self) -> Sends {
+        let text = std::fs::read_to_string(self.sends_file()).unwrap_or_default();
+        let taken = text.lines().filter(|line| !line.ends_with(" failed"));
+        sends_of(taken)
     }
 
     /// A worker that is about to start.
@@ -63,6 +64,18 @@ impl Desk {
         command.arg(self.sends_file());
         WorkerCommand { command }
     }
+}
+
+fn sends_of<'a>(lines: impl Iterator<Item = &'a str>) -> Sends {
+    let mut sends = Sends::new();
+    for line in lines {
+        let mut words = line.split(' ');
+        let mut word = || words.next().unwrap();
+        let (delivery, attempt, pid) = (word(), word(), word());
+        let send = (attempt.parse().unwrap(), pid.parse().unwrap());
+        sends.entry(delivery.to_owned()).or_default().push(send);
+    }
+    sends
 }
 
 /// Attempt number and process of each send, by delivery.
@@ -126,6 +139,12 @@ impl WorkerCommand {
         self
     }
 
+    /// Through a pooler in transaction mode.
+    pub(crate) fn pooled(mut self) -> Self {
+        self.command.arg("--pooled");
+        self
+    }
+
     /// Work is found by polling alone.
     pub(crate) fn without_listening(mut self) -> Self {
         self.command.arg("--no-listen");
@@ -139,18 +158,40 @@ impl WorkerCommand {
             .with("--grace-ms", "100")
     }
 
+    /// Adds what it says to a file.
+    pub(crate) fn log_to(mut self, file: &Path) -> Self {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file);
+        self.command.stderr(file.unwrap());
+        self
+    }
+
+    /// A variable of its environment.
+    pub(crate) fn environment(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Starts it; returns when it reaches the database.
-    pub(crate) async fn start(mut self) -> Worker {
+    pub(crate) async fn start(self) -> Worker {
+        let mut worker = self.spawn();
+        let mut lines = BufReader::new(worker.child.stdout.take().unwrap()).lines();
+        let line = timeout(PATIENCE, lines.next_line()).await;
+        let line = line.expect("the worker starts in time").unwrap();
+        assert_eq!(line.as_deref(), Some("ready"), "the worker does not start");
+        worker
+    }
+
+    /// Starts it, whether it reaches the database or not.
+    pub(crate) fn spawn(mut self) -> Worker {
         self.command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
         let mut child = self.command.spawn().unwrap();
         let stdin = child.stdin.take();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = timeout(PATIENCE, lines.next_line()).await;
-        let line = line.expect("the worker starts in time").unwrap();
-        assert_eq!(line.as_deref(), Some("ready"), "the worker does not start");
         Worker {
             child,
             _stdin: stdin,
@@ -170,7 +211,8 @@ impl Worker {
         self.child.try_wait().unwrap().is_none()
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         // Not waited for yet, so the id is still this process.
         let id = self.child.id().expect("it runs").cast_signed();
         kill(Pid::from_raw(id), signal).unwrap();
@@ -185,6 +227,11 @@ impl Worker {
     pub(crate) async fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         self.ended().await;
+    }
+
+    /// Waits for its end, however long that takes.
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap()
     }
 
     /// Waits for its end.

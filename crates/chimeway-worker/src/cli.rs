@@ -40,9 +40,13 @@ pub(crate) struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE [env: DATABASE_URL]
+    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE; HOST:PORT,HOST:PORT where there are
+    /// replicas [env: DATABASE_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) database_url: Option<String>,
+    /// The database is reached through a pooler in transaction mode, such as PgBouncer [env: CHIMEWAY_POOLED]
+    #[arg(long, global = true)]
+    pub(crate) pooled: bool,
     /// A TOML file with settings; the environment and flags win over it [env: CHIMEWAY_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -67,6 +71,7 @@ impl Global {
     pub(crate) fn layer(&self) -> Layer {
         Layer {
             database_url: self.database_url.clone(),
+            pooled: self.pooled.then_some(true),
             log: self.log.clone(),
             log_format: self.log_format,
             ..Layer::default()

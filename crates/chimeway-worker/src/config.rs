@@ -50,6 +50,8 @@ pub(crate) enum LogFormat {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Layer {
     pub(crate) database_url: Option<String>,
+    pub(crate) pooled: Option<bool>,
+    pub(crate) direct_url: Option<String>,
     pub(crate) log: Option<String>,
     pub(crate) log_format: Option<LogFormat>,
     #[serde(default)]
@@ -69,6 +71,7 @@ pub(crate) struct Layer {
     pub(crate) allow_private: Vec<AllowedTarget>,
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
+    pub(crate) transaction_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
     pub(crate) http: Option<String>,
     #[serde(default)]
@@ -101,6 +104,10 @@ pub(crate) enum ConfigError {
 /// What the program runs with.
 pub(crate) struct Config {
     pub(crate) database_url: Option<String>,
+    /// Whether that leads through a pooler in transaction mode.
+    pub(crate) pooled: bool,
+    /// Past the pooler, for what needs a session of its own.
+    pub(crate) direct_url: Option<String>,
     /// A filter like `RUST_LOG`; `None` leaves it to the command.
     pub(crate) log: Option<String>,
     pub(crate) log_format: LogFormat,
@@ -120,7 +127,9 @@ pub(crate) struct Config {
     pub(crate) lease: Option<Duration>,
     /// How long a drain may take; `None` for the library's default.
     pub(crate) grace: Option<Duration>,
-    /// How many connections a worker opens at most.
+    /// How long a worker's transaction may take; `None` for the library's default.
+    pub(crate) transaction: Option<Duration>,
+    /// How many connections a worker opens at most, beside the one it listens on.
     pub(crate) pool_size: u32,
     /// Where a worker serves its health and its metrics; `None` where it does not.
     pub(crate) http: Option<SocketAddr>,
@@ -209,6 +218,8 @@ impl Config {
         };
         Ok(Self {
             database_url: layer.database_url,
+            pooled: layer.pooled.unwrap_or(false),
+            direct_url: layer.direct_url,
             log: layer.log,
             log_format: layer.log_format.unwrap_or_default(),
             queues,
@@ -219,6 +230,8 @@ impl Config {
             allow_private: layer.allow_private,
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
+            transaction: at_least_one("transaction_seconds", layer.transaction_seconds)?
+                .map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
             http: layer.http.as_deref().map(of_http).transpose()?,
             otlp: layer.otlp.resolve(variable)?,
@@ -259,6 +272,11 @@ impl Layer {
         };
         Ok(Self {
             database_url: variable("DATABASE_URL"),
+            pooled: one("CHIMEWAY_POOLED", &variable, |text| {
+                text.parse()
+                    .map_err(|_| format!("`{text}` is neither true nor false"))
+            })?,
+            direct_url: variable("CHIMEWAY_DIRECT_URL"),
             log: variable("CHIMEWAY_LOG"),
             log_format: one("CHIMEWAY_LOG_FORMAT", &variable, |text| {
                 clap::ValueEnum::from_str(text, true)
@@ -283,6 +301,7 @@ impl Layer {
             allow_private: list("CHIMEWAY_ALLOW_PRIVATE", &variable, AllowedTarget::from_str)?,
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
+            transaction_seconds: number("CHIMEWAY_TRANSACTION_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
             http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
             otlp: OtlpLayer::from_environment(&variable)?,
@@ -307,6 +326,8 @@ impl Layer {
         self.allow_private.extend(over.allow_private);
         Self {
             database_url: over.database_url.or(self.database_url),
+            pooled: over.pooled.or(self.pooled),
+            direct_url: over.direct_url.or(self.direct_url),
             log: over.log.or(self.log),
             log_format: over.log_format.or(self.log_format),
             queues: self.queues,
@@ -318,6 +339,7 @@ impl Layer {
             allow_private: self.allow_private,
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
+            transaction_seconds: over.transaction_seconds.or(self.transaction_seconds),
             pool_size: over.pool_size.or(self.pool_size),
             http: over.http.or(self.http),
             otlp: self.otlp.under(over.otlp),

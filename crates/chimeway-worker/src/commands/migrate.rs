@@ -25,7 +25,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let mut conn = context.database()?.connect().await?;
+    let Some(database) = context.direct_database()? else {
+        return Err(CliError::Refused(
+            "migrate needs a session of its own, which a pooler does not give; set `direct_url` \
+             (CHIMEWAY_DIRECT_URL), past the pooler"
+                .into(),
+        ));
+    };
+    let mut conn = database.connect().await?;
     let (before, version) = match args.check {
         true => {
             let state = schema::state(&mut conn).await?;

@@ -39,12 +39,11 @@ use chimeway::{
 };
 use chimeway_cluster::ClusterError;
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Global},
     config::Config,
-    database::Database,
+    database::{self, Database, Opened, Unfinished},
     error::CliError,
     telemetry,
 };
@@ -58,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) database_flag: Option<String>,
     /// Under `dev` some channels are others.
     pub(crate) dev: Option<dev::DevChannels>,
+    /// What is committed when the command ends.
+    pub(crate) unfinished: Unfinished,
 }
 
 /// Runs the command.
@@ -87,8 +88,16 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         json: global.json,
         database_flag: global.database_url.clone(),
         dev: None,
+        unfinished: Unfinished::default(),
     };
     telemetry::start(&context.config, log)?;
+    let unfinished = context.unfinished.clone();
+    let done = dispatch(command, &global, context).await;
+    let done = done.and(unfinished.commit().await);
+    done.map_err(CliError::or_of_a_pooler)
+}
+
+async fn dispatch(command: Command, global: &Global, context: Context) -> Result<(), CliError> {
     match command {
         Command::Demo(args) => demo::run(&args, &context).await,
         Command::Dev(args) => dev::run(&args, context).await,
@@ -116,7 +125,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Doctor(args) => doctor::run(&args, &context).await,
         Command::Ready(args) => ready::run(&args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
-        Command::Config(args) => settings::run(&args, &global),
+        Command::Config(args) => settings::run(&args, global),
         Command::Completions(_) | Command::Init(_) => Ok(()),
     }
 }
@@ -124,12 +133,23 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
 impl Context {
     /// The database of the settings.
     fn database(&self) -> Result<Database, CliError> {
-        Database::new(self.config.database_url.as_deref())
+        let database = database::at(self.config.database_url.as_deref())?;
+        Ok(database.pooled(self.config.pooled))
+    }
+
+    /// The same past the pooler, for what needs a session of its own; `None` where there is a pooler and no
+    /// way past it is known.
+    fn direct_database(&self) -> Result<Option<Database>, CliError> {
+        match &self.config.direct_url {
+            Some(url) => Ok(Some(database::at(Some(url))?)),
+            None if self.config.pooled => Ok(None),
+            None => self.database().map(Some),
+        }
     }
 
     /// A connection to a database whose schema is the one that this program knows.
-    async fn open(&self) -> Result<PgConnection, CliError> {
-        self.database()?.open().await
+    async fn open(&self) -> Result<Opened, CliError> {
+        database::opened(&self.database()?, &self.unfinished).await
     }
 
     /// The library, with the channels of the settings; a secret that is not here does not matter.
@@ -152,6 +172,7 @@ fn with_channels(
     config: &Config,
     sends: bool,
 ) -> Result<ChimewayBuilder, CliError> {
+    builder = builder.pooled(config.pooled);
     for (name, settings) in &config.channels {
         builder = settings.register(name, builder, &config.allow_private, sends)?;
     }

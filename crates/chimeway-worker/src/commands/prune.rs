@@ -73,7 +73,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         }
     }
     let database = context.database()?;
-    let mut conn = database.open().await?;
+    let mut conn = context.open().await?;
     let chimeway = Chimeway::builder().build();
     let done = match args.dry_run {
         true => chimeway.prunable(&mut conn, &retention, &kinds).await?,

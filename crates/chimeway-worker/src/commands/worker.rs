@@ -113,8 +113,17 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let grace = config.grace.unwrap_or(GRACE);
     workers = workers.grace(grace);
     workers = workers.retention(config.retention.clone());
-    if args.no_listen {
+    let listens = !args.no_listen;
+    if !listens {
         workers = workers.listen(None);
+    } else if config.pooled || config.direct_url.is_some() {
+        let direct = context.direct_database()?;
+        if direct.is_none() {
+            tracing::info!(
+                "without `direct_url` nothing is listened for: work is found by looking"
+            );
+        }
+        workers = workers.listen(direct.map(|direct| direct.pool(1)));
     }
     // It answers while the database is waited for, and to the end of the drain.
     let ended = CancellationToken::new();
@@ -130,7 +139,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let knows = args.knows_schema.unwrap_or_else(schema::needed);
     workers = workers.knows_schema(knows);
     let health = workers.health();
-    if is_ready(&database, knows, &stop).await? {
+    // Where it listens is then another matter.
+    let listens_here = listens && config.direct_url.is_none();
+    if is_ready(&database, knows, listens_here, &stop).await? {
+        tokio::spawn(database.clone().follow(Arc::clone(&health), ended.clone()));
         let queues = limits(config);
         tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
         let told = Arc::<OnceLock<Instant>>::default();
@@ -184,6 +196,10 @@ pub(super) fn process_name() -> String {
 
 pub(super) fn timing(config: &Config) -> Timing {
     let usual = Timing::default();
+    let usual = Timing {
+        transaction: config.transaction.unwrap_or(usual.transaction),
+        ..usual
+    };
     let Some(lease) = config.lease else {
         return usual;
     };
@@ -210,16 +226,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 async fn is_ready(
     database: &Database,
     knows: i64,
+    listens: bool,
     stop: &CancellationToken,
 ) -> Result<bool, CliError> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
-        let look = async {
-            database::check(schema::state_for(&mut database.connect().await?, knows).await?)
-        };
         let looked = tokio::select! {
-            looked = look => looked,
+            looked = database::ready(database, knows, listens) => looked,
             () = stop.cancelled() => return Ok(false),
         };
         match looked {

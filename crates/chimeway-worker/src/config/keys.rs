@@ -17,15 +17,35 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 16] = [
+pub(crate) const KEYS: [Key; 19] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
         flag: Some("--database-url"),
         default: "none",
         about: "\
-The database. A password is better kept in the environment than in a file.",
+The database. A password is better kept in the environment than in a file. Several hosts of which one is
+the primary: postgres://db1:5432,db2:5432/app. Only the primary is worked on, whichever it is at the time.",
         example: r#"database_url = "postgres://localhost/app""#,
+    },
+    Key {
+        name: "pooled",
+        variable: Some("CHIMEWAY_POOLED"),
+        flag: Some("--pooled"),
+        default: "false",
+        about: "\
+Whether the database is reached through a pooler in transaction mode, such as PgBouncer: everything is
+then done in explicit transactions, and a worker listens over `direct_url` or not at all.",
+        example: "pooled = true",
+    },
+    Key {
+        name: "direct_url",
+        variable: Some("CHIMEWAY_DIRECT_URL"),
+        flag: None,
+        default: "none",
+        about: "\
+Where the database is reached past the pooler: `chimeway migrate` needs it, and a worker listens there.",
+        example: r#"direct_url = "postgres://db1:5432/app""#,
     },
     Key {
         name: "log",
@@ -64,11 +84,21 @@ a send ends within two thirds of it.",
         example: "grace_seconds = 25",
     },
     Key {
+        name: "transaction_seconds",
+        variable: Some("CHIMEWAY_TRANSACTION_SECONDS"),
+        flag: None,
+        default: "30",
+        about: "\
+How long a worker's transaction may take. After that the connection counts as lost: it is closed, and the
+work is done again over another one.",
+        example: "transaction_seconds = 30",
+    },
+    Key {
         name: "pool_size",
         variable: Some("CHIMEWAY_POOL_SIZE"),
         flag: None,
         default: "10",
-        about: "How many connections to the database a worker opens at most.",
+        about: "How many connections to the database a worker opens at most, beside the one it listens on.",
         example: "pool_size = 10",
     },
     Key {
@@ -303,6 +333,8 @@ mod tests {
         assert_eq!(default("pool_size"), POOL_SIZE.to_string());
         let lease = Timing::default().lease.as_secs();
         assert_eq!(default("lease_seconds"), lease.to_string());
+        let transaction = Timing::default().transaction.as_secs();
+        assert_eq!(default("transaction_seconds"), transaction.to_string());
         let layer: Layer = toml::from_str(&all_set()).unwrap();
         for queue in QueueName::ALL {
             assert_eq!(

@@ -130,6 +130,7 @@ fn table(path: &Path) -> Result<toml::Table, ConfigError> {
 fn flag_value(name: &str, flags: &Layer) -> Option<Value> {
     match name {
         "database_url" => flags.database_url.clone().map(Value::from),
+        "pooled" => flags.pooled.map(Value::from),
         "log" => flags.log.clone().map(Value::from),
         "log_format" => {
             let name = flags.log_format?.to_possible_value()?;
@@ -314,6 +315,9 @@ fn writable(
 
 /// A text that may be a number.
 fn plain(text: &str) -> Value {
+    if let Ok(answer) = text.parse::<bool>() {
+        return answer.into();
+    }
     text.parse::<u64>()
         .map_or_else(|_| text.into(), Value::from)
 }
@@ -351,10 +355,12 @@ const OPEN: [&str; 18] = [
 fn without_secret(name: &str, value: Value) -> Value {
     const SET: &str = "set";
     match &value {
-        Value::String(url) if name == "database_url" => match Database::new(Some(url)) {
-            Ok(database) => format!("{SET} ({})", database.place()).into(),
-            Err(_) => SET.into(),
-        },
+        Value::String(url) if ["database_url", "direct_url"].contains(&name) => {
+            match Database::new(url) {
+                Ok(database) => format!("{SET} ({})", database.place()).into(),
+                Err(_) => SET.into(),
+            }
+        }
         // Only the name of a variable.
         Value::String(text) if text.starts_with("env:") => value,
         Value::String(_) | Value::Array(_) if name.starts_with("channels.") => {
@@ -413,10 +419,13 @@ mod tests {
         insta::assert_snapshot!(shown(text, &variables, &flags), @r#"
         config = "FILE" by flag --config
         database_url = - by default
+        pooled = false by default
+        direct_url = - by default
         log = "error" by flag --log
         log_format = "text" by default
         lease_seconds = 40 by file FILE
         grace_seconds = 25 by default
+        transaction_seconds = 30 by default
         pool_size = 4 by environment CHIMEWAY_POOL_SIZE
         http = - by default
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
@@ -445,6 +454,7 @@ mod tests {
     #[test]
     fn nothing_secret_is_shown() {
         let text = "database_url = \"postgres://app:hunter2@db.example/app\"\n\
+                    direct_url = \"postgres://app:hunter2@db1,db2/app\"\n\
                     [channels.email]\nadapter = \"smtp\"\nhost = \"mail.example\"\nport = 25\n\
                     username = \"hunter2\"\npassword = \"hunter2\"\n\
                     [channels.chat]\nadapter = \"http\"\nurl = \"https://chat.example/hunter2\"\n\
@@ -463,6 +473,7 @@ mod tests {
             "otlp.endpoint = \"https://traces.example/v1/traces\"",
             "otlp.headers.authorization = \"set\"",
             "database_url = \"set (db.example:5432)\"",
+            "direct_url = \"set (db1:5432, db2:5432)\"",
             "channels.email.host = \"mail.example\"",
             "channels.email.port = 25",
             "channels.email.password = \"set\"",

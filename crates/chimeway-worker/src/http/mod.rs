@@ -90,12 +90,14 @@ impl Server {
             health,
             draining,
             metrics: self.metrics.clone(),
-            pool: database.pool(1),
+            pool: database.request_pool(1),
+            pooled: database.is_pooled(),
             read: Mutex::default(),
         };
         let api = api::Api {
             chimeway,
             pool: database.request_pool(CONNECTIONS),
+            pooled: database.is_pooled(),
         };
         let routes = Router::new()
             .merge(health::router(told))

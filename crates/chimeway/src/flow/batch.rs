@@ -7,21 +7,17 @@
 use std::{future::Future, time::Duration};
 
 use rand::RngExt;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::PgConnection;
 
 use super::{
     Core,
     made::{Made, SetAside},
+    session::{Bounded, Sessions},
 };
-use crate::store::{StoreError, StoreResult, error::Fault, settings};
+use crate::store::{StoreError, StoreResult, error::Fault};
 
 /// How often a batch is repeated after a conflict.
 const CONFLICTS: u32 = 10;
-
-/// Begins a transaction of a worker's.
-pub(super) async fn begin(pool: &PgPool) -> StoreResult<Transaction<'static, Postgres>> {
-    Ok(pool.begin_with(settings::BEGIN).await?)
-}
 
 /// Work over items that can be given whole, in part, or one by one.
 pub(super) trait Work: Sync {
@@ -53,7 +49,7 @@ pub(super) trait Work: Sync {
 /// Only if the database is away. What was committed before stays; a caller repeats the rest or leaves
 /// it to the rows, which are still due.
 pub(super) async fn commit<W: Work>(
-    pool: &PgPool,
+    sessions: &Sessions,
     work: &W,
     items: Vec<W::Item>,
 ) -> StoreResult<Vec<W::Output>> {
@@ -63,11 +59,11 @@ pub(super) async fn commit<W: Work>(
         if part.is_empty() {
             continue;
         }
-        match transact(pool, work, &part).await {
+        match transact(sessions, work, &part).await {
             Ok(output) => outputs.push(output),
             Err(error) if error.fault() == Fault::Away => return Err(error),
             Err(error) => match part.as_slice() {
-                [item] => outputs.extend(aside(pool, work, item, &error).await?),
+                [item] => outputs.extend(aside(sessions, work, item, &error).await?),
                 _ => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.push(right.to_vec());
@@ -79,10 +75,14 @@ pub(super) async fn commit<W: Work>(
     Ok(outputs)
 }
 
-async fn transact<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
+async fn transact<W: Work>(
+    sessions: &Sessions,
+    work: &W,
+    items: &[W::Item],
+) -> StoreResult<W::Output> {
     let mut conflicts = 0;
     loop {
-        match once(pool, work, items).await {
+        match once(sessions, work, items).await {
             Err(error) if error.fault() == Fault::Conflict && conflicts < CONFLICTS => {
                 conflicts += 1;
                 pause(conflicts).await;
@@ -92,23 +92,33 @@ async fn transact<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreR
     }
 }
 
-async fn once<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
-    let mut tx = begin(pool).await?;
-    let output = work.run(&mut tx, items).await?;
-    tx.commit().await?;
-    Ok(output)
+async fn once<W: Work>(sessions: &Sessions, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
+    let bounded = sessions.bounded();
+    let whole = async {
+        let mut session = bounded.session().await?;
+        let mut tx = session.begin().await?;
+        let output = work.run(&mut tx, items).await?;
+        tx.commit().await?;
+        Ok(output)
+    };
+    bounded.run(whole).await
 }
 
 async fn aside<W: Work>(
-    pool: &PgPool,
+    sessions: &Sessions,
     work: &W,
     item: &W::Item,
     error: &StoreError,
 ) -> StoreResult<Option<W::Output>> {
-    let mut tx = begin(pool).await?;
-    let output = work.set_aside(&mut tx, item, error).await?;
-    tx.commit().await?;
-    Ok(output)
+    let bounded = sessions.bounded();
+    let alone = async {
+        let mut session = bounded.session().await?;
+        let mut tx = session.begin().await?;
+        let output = work.set_aside(&mut tx, item, error).await?;
+        tx.commit().await?;
+        Ok(output)
+    };
+    bounded.run(alone).await
 }
 
 /// 5 to 10 ms, doubling up to about 160 ms.
@@ -199,34 +209,42 @@ impl<W: DueWork> Work for Among<'_, W> {
 /// Only if the database is away.
 pub(super) async fn take<W: DueWork>(
     core: &Core,
-    pool: &PgPool,
+    sessions: &Sessions,
     work: &W,
 ) -> StoreResult<(Took, Made)> {
-    let mut tx = begin(pool).await?;
-    let rows = work.lock(&mut tx, None, W::LIMIT).await?;
+    let bounded = sessions.bounded();
+    let (ids, whole) = bounded.run(take_whole(bounded, work)).await?;
     let took = Took {
-        rows: rows.len(),
-        full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
-    };
-    if rows.is_empty() {
-        return Ok((took, Made::default()));
-    }
-    let ids: Vec<W::Id> = rows.iter().map(W::id).collect();
-    let whole = match work.work(&mut tx, rows).await {
-        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
-        Err(error) => {
-            drop(tx);
-            Err(error)
-        }
+        rows: ids.len(),
+        full: i64::try_from(ids.len()).is_ok_and(|rows| rows >= W::LIMIT),
     };
     let mut made = match whole {
         Ok(made) => made,
         Err(error) if error.fault() == Fault::Away => return Err(error),
-        Err(_) => commit(pool, &Among(work), ids)
+        Err(_) => commit(sessions, &Among(work), ids)
             .await?
             .into_iter()
             .fold(Made::default(), Made::and),
     };
-    core.wake_after(pool, &mut made).await;
+    core.wake_after(sessions, &mut made).await;
     Ok((took, made))
+}
+
+/// Which rows were locked, and what became of the work on them.
+async fn take_whole<W: DueWork>(
+    bounded: Bounded<'_>,
+    work: &W,
+) -> StoreResult<(Vec<W::Id>, StoreResult<Made>)> {
+    let mut session = bounded.session().await?;
+    let mut tx = session.begin().await?;
+    let rows = work.lock(&mut tx, None, W::LIMIT).await?;
+    if rows.is_empty() {
+        return Ok((vec![], Ok(Made::default())));
+    }
+    let ids: Vec<W::Id> = rows.iter().map(W::id).collect();
+    let whole = match work.work(&mut tx, rows).await {
+        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
+        Err(error) => Err(error),
+    };
+    Ok((ids, whole))
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{
     Chimeway, FlowError, metrics,
     retention::{Age, Kept, Retention},
+    session::{Bounded, Sessions},
 };
 use crate::{
     ids::{DeliveryId, EventId, NotificationId, RunId},
@@ -22,7 +23,6 @@ use crate::{
         error::Fault,
         prunable,
         retention::{self as rows, EndedRun, OldItem},
-        settings,
     },
 };
 
@@ -85,7 +85,7 @@ const PASSES: u32 = 60;
 
 /// One pass over all that may go.
 pub struct Pruning {
-    pool: PgPool,
+    sessions: Sessions,
     retention: Retention,
     /// Those that are not through, in turns.
     kinds: VecDeque<Kept>,
@@ -100,7 +100,12 @@ impl Chimeway {
     /// Begins a pass over these kinds, each as old as `retention` says. Nothing is done until it is stepped.
     #[must_use]
     pub fn pruning(&self, pool: &PgPool, retention: &Retention, kinds: &[Kept]) -> Pruning {
-        Pruning::new(pool, retention, kinds, Walked::default())
+        Pruning::new(
+            &self.core().sessions(pool),
+            retention,
+            kinds,
+            Walked::default(),
+        )
     }
 
     /// Takes everything that retention no longer keeps, batch after batch; what was done, by kind. Where
@@ -175,7 +180,7 @@ struct Batch {
 
 impl Pruning {
     pub(super) fn new(
-        pool: &PgPool,
+        sessions: &Sessions,
         retention: &Retention,
         kinds: &[Kept],
         mut walked: Walked,
@@ -186,7 +191,7 @@ impl Pruning {
         walked.passes += 1;
         let kinds = kinds.iter().copied();
         Self {
-            pool: pool.clone(),
+            sessions: sessions.clone(),
             retention: retention.clone(),
             kinds: kinds
                 .filter(|kind| retention.age(*kind).is_some())
@@ -277,7 +282,19 @@ impl Pruning {
 
     /// One transaction; `None` where another process prunes.
     async fn batch(&mut self, kind: Kept, age: Duration) -> StoreResult<Option<Batch>> {
-        let mut tx = self.pool.begin_with(settings::BEGIN_PRUNING).await?;
+        let sessions = self.sessions.clone();
+        let work = sessions.bounded();
+        work.run(self.batch_by(work, kind, age)).await
+    }
+
+    async fn batch_by(
+        &mut self,
+        work: Bounded<'_>,
+        kind: Kept,
+        age: Duration,
+    ) -> StoreResult<Option<Batch>> {
+        let mut session = work.session().await?;
+        let mut tx = session.begin_pruning().await?;
         if !rows::take_turn(&mut tx).await? {
             return Ok(None);
         }

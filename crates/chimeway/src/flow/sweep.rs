@@ -3,11 +3,11 @@
 use std::{sync::PoisonError, time::Duration};
 
 use rand::RngExt;
-use sqlx::PgPool;
 
 use super::{
     Core, batch, metrics,
     record::{Attempted, Record, Recorded},
+    session::Sessions,
     spans::Origin,
 };
 use crate::{
@@ -26,11 +26,23 @@ const STRETCH: i64 = 10_000;
 
 /// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
 /// and the delivery is tried again, given up or set aside like after any other failure.
-pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> StoreResult<usize> {
-    let expired = {
-        let mut conn = pool.acquire().await?;
-        claims::expired(&mut conn, LEASES, core.timing.grace, among).await?
+pub(super) async fn close_expired(
+    core: &Core,
+    sessions: &Sessions,
+    among: i64,
+) -> StoreResult<usize> {
+    let work = sessions.bounded();
+    let look = async {
+        let mut session = work.session().await?;
+        claims::expired(
+            &mut *session.read().await?,
+            LEASES,
+            core.timing.grace,
+            among,
+        )
+        .await
     };
+    let expired = work.run(look).await?;
     if expired.is_empty() {
         return Ok(0);
     }
@@ -65,9 +77,9 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
             }
         })
         .collect();
-    let mut recorded = Recorded::all(batch::commit(pool, &Record { core }, items).await?);
+    let mut recorded = Recorded::all(batch::commit(sessions, &Record { core }, items).await?);
     recorded.count(core);
-    core.wake_after(pool, &mut recorded.made).await;
+    core.wake_after(sessions, &mut recorded.made).await;
     let closed = found - recorded.held.len();
     metrics::leases_closed(closed);
     if closed > 0 {
@@ -83,17 +95,23 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
 /// leases.
 pub(super) async fn sweep(
     core: &Core,
-    pool: &PgPool,
+    sessions: &Sessions,
     name: &str,
     tick: chrono::DateTime<chrono::Utc>,
 ) -> StoreResult<bool> {
     core.wakes.all();
-    let mut tx = batch::begin(pool).await?;
-    let taken = cron::take_tick(&mut tx, name, tick).await?;
-    tx.commit().await?;
+    let work = sessions.bounded();
+    let take = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let taken = cron::take_tick(&mut tx, name, tick).await?;
+        tx.commit().await?;
+        StoreResult::Ok(taken)
+    };
+    let taken = work.run(take).await?;
     if taken {
-        close_expired(core, pool, EACH_MINUTE).await?;
-        heal(core, pool).await?;
+        close_expired(core, sessions, EACH_MINUTE).await?;
+        heal(core, sessions).await?;
     }
     Ok(taken)
 }
@@ -101,13 +119,19 @@ pub(super) async fn sweep(
 /// Looks at a stretch of the live runs for those that nothing is going to move, and makes them due. No
 /// transaction of ours leaves one; rows that were changed or lost by hand may. Each sweep of a process
 /// goes on where its last one ended, so that the cost of one does not grow with what waits.
-pub(super) async fn heal(core: &Core, pool: &PgPool) -> StoreResult<usize> {
+pub(super) async fn heal(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
     let walked = || core.walked.lock().unwrap_or_else(PoisonError::into_inner);
     let from = walked().clone();
-    let mut tx = batch::begin(pool).await?;
-    let stretch = healing::walk(&mut tx, &from, STRETCH).await?;
-    healing::make_due(&mut tx, &stretch.stuck).await?;
-    tx.commit().await?;
+    let work = sessions.bounded();
+    let walk = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let stretch = healing::walk(&mut tx, &from, STRETCH).await?;
+        healing::make_due(&mut tx, &stretch.stuck).await?;
+        tx.commit().await?;
+        StoreResult::Ok(stretch)
+    };
+    let stretch = work.run(walk).await?;
     *walked() = stretch.next.unwrap_or_default();
     metrics::healed(stretch.stuck.len());
     for run in &stretch.stuck {

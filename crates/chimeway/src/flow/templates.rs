@@ -11,10 +11,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{Core, definitions, deliver::Claimed};
+use super::{Core, definitions, deliver::Claimed, session::Sessions};
 pub use crate::channels::render::{RenderFailure, Template, TemplateMistake, TemplateSource};
 use crate::{
     channels::{
@@ -311,7 +311,7 @@ impl Cache {
     pub(super) async fn of(
         &self,
         core: &Core,
-        pool: &PgPool,
+        sessions: &Sessions,
         claims: &[Claimed],
         definitions: &definitions::Loaded,
     ) -> StoreResult<Loaded> {
@@ -332,7 +332,7 @@ impl Cache {
                 .iter()
                 .any(|key| !state.kept.contains_key(key.as_str()))
         {
-            state.look(pool, &keys).await?;
+            state.look(sessions, &keys).await?;
         }
         let found = keys.iter().filter_map(|key| {
             let kept = state.kept.get(key.as_str())?;
@@ -348,7 +348,7 @@ impl Cache {
 }
 
 impl State {
-    async fn look(&mut self, pool: &PgPool, keys: &[&RenderKey]) -> StoreResult<()> {
+    async fn look(&mut self, sessions: &Sessions, keys: &[&RenderKey]) -> StoreResult<()> {
         let looked = Instant::now();
         let known = self.kept.iter().map(|(key, kept)| {
             let hash = match kept {
@@ -362,8 +362,12 @@ impl State {
             asked.entry(key.to_string()).or_default();
         }
         let asked: Vec<(String, Option<String>)> = asked.into_iter().collect();
-        let mut conn = pool.acquire().await?;
-        let rows = templates::latest(&mut conn, &asked).await?;
+        let work = sessions.bounded();
+        let read = async {
+            let mut session = work.session().await?;
+            templates::latest(&mut *session.read().await?, &asked).await
+        };
+        let rows = work.run(read).await?;
         for (key, _) in asked {
             if rows.iter().all(|row| row.render_key != key) {
                 self.kept.insert(key, Kept::Missing);

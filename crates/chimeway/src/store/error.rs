@@ -63,6 +63,14 @@ impl StoreError {
         }
     }
 
+    /// Whether a pooler in transaction mode is between, and nobody said so: a prepared statement is on another
+    /// server's session than its next use.
+    #[must_use]
+    pub fn is_of_a_pooler(&self) -> bool {
+        // Invalid statement name; duplicate prepared statement.
+        matches!(self.sqlstate().as_deref(), Some("26000" | "42P05"))
+    }
+
     /// The SQLSTATE, where the server gave one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
@@ -91,15 +99,11 @@ fn fault(error: &sqlx::Error) -> Fault {
         _ => match sqlstate(error).as_deref() {
             // Deadlock, serialization failure, lock not available.
             Some("40P01" | "40001" | "55P03") => Fault::Conflict,
-            // Connection exceptions; shutdown, crash, starting up; too many connections; read-only.
-            Some(code)
-                if code.starts_with("08")
-                    || code.starts_with("57P")
-                    || code == "53300"
-                    || code == "25006" =>
-            {
-                Fault::Away
-            }
+            // Connection exceptions; shutdown, crash, starting up.
+            Some(code) if code.starts_with("08") || code.starts_with("57P") => Fault::Away,
+            // Too many connections; read-only; a transaction that was idle, or open, for too long; prepared
+            // statements that a pooler mixes up. Nothing of it is the fault of a row.
+            Some("53300" | "25006" | "25P03" | "25P04" | "26000" | "42P05") => Fault::Away,
             _ => Fault::Data,
         },
     }

@@ -39,6 +39,7 @@ pub mod roles;
 pub mod run_views;
 pub mod runs;
 pub mod schema;
+pub mod server;
 pub mod settings;
 pub mod signals;
 pub mod state_changes;

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,9 @@ pub(crate) struct Failpoint {
     point: Point,
     action: Action,
     once: bool,
-    reached: AtomicBool,
+    /// From this arrival on.
+    nth: usize,
+    reached: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -37,6 +39,13 @@ impl Failpoint {
             Some(action) => (true, action),
             None => (false, action),
         };
+        let (nth, action) = match action.strip_prefix("nth:") {
+            Some(rest) => {
+                let (nth, action) = rest.split_once(':').ok_or("nth:N:ACTION")?;
+                (nth.parse()?, action)
+            }
+            None => (1, action),
+        };
         let action = match (action, action.strip_prefix("pause:")) {
             ("abort", _) => Action::Abort,
             ("panic", _) => Action::Panic,
@@ -47,15 +56,19 @@ impl Failpoint {
             point: known.ok_or("no such point")?,
             action,
             once,
-            reached: AtomicBool::new(false),
+            nth,
+            reached: AtomicUsize::new(0),
         })
     }
 
     /// What is to be done at this arrival.
     fn arrive(&self, point: Point) -> Option<Action> {
-        let here = self.point == point;
-        (here && !(self.reached.swap(true, Ordering::SeqCst) && self.once))
-            .then(|| self.action.clone())
+        if self.point != point {
+            return None;
+        }
+        let arrival = self.reached.fetch_add(1, Ordering::SeqCst) + 1;
+        let acts = arrival == self.nth || (arrival > self.nth && !self.once);
+        acts.then(|| self.action.clone())
     }
 }
 
@@ -88,6 +101,9 @@ pub(crate) fn hook(failpoints: Vec<Failpoint>) -> Hook {
             .collect();
         async move {
             for action in actions {
+                if matches!(action, Action::Abort) {
+                    eprintln!("dies at {}", point.as_str());
+                }
                 action.perform().await;
             }
         }

@@ -57,7 +57,7 @@ impl Ground {
                 (cluster.url(PRIVATE_DATABASE), Some(cluster))
             }
         };
-        let database = Database::new(Some(&url))?;
+        let database = Database::new(&url)?;
         let mut conn = database.connect().await?;
         if schema::state(&mut conn).await? != SchemaState::Missing {
             crate::database::check(schema::state(&mut conn).await?)?;

@@ -10,6 +10,7 @@ use chimeway::{
 
 use crate::{
     commands::{Context, worker},
+    database,
     error::CliError,
     output, shutdown,
 };
@@ -38,8 +39,8 @@ pub(super) fn chimeway() -> Result<ChimewayBuilder, BadName> {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let database = context.database()?;
-    drop(database.open().await?);
+    let database = database::at(context.config.database_url.as_deref())?;
+    drop(database::open(&database).await?);
     let stop = shutdown::watch()?;
     worker::stop_when_stdin_ends(stop.clone());
     let chimeway = chimeway()

@@ -28,6 +28,7 @@ use super::{Context, migrate, worker, workflows};
 use crate::{
     channels::ChannelSettings,
     config::{self, Layer},
+    database,
     error::CliError,
     shutdown,
     sink::Sink,
@@ -84,6 +85,8 @@ pub(crate) async fn run(args: &Args, mut context: Context) -> Result<(), CliErro
             args.journeys.display()
         )));
     }
+    // Whoever develops goes there directly.
+    context.config.pooled = false;
     let stop = shutdown::watch()?;
     // Who writes journeys has what they call on the same machine.
     for host in LOOPBACK {
@@ -142,7 +145,13 @@ async fn play(
         Some(_) => None,
         None => context.config.database_url.as_deref(),
     };
-    hints::show(screen, &mut database.open().await?, &args.journeys, url).await?;
+    hints::show(
+        screen,
+        &mut database::open(&database).await?,
+        &args.journeys,
+        url,
+    )
+    .await?;
     screen.note(&format!(
         "watching {}; Ctrl-C ends",
         args.journeys.display()

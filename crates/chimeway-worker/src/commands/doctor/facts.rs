@@ -1,16 +1,17 @@
 //! What is read before anything is judged. Of a database that cannot be reached, or has no schema of ours, the rest
 //! is told all the same.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use chimeway::{
     flow::{Chimeway, Overview, Reviewed, Writable},
     ids::ChannelName,
     store::{
+        StoreResult,
         doctor::{self, FlawRow, HolderRow, ServerRow, SignsRow, WritableRow},
         health::{self, ServerRow as Held},
         schema,
-        settings::BEGIN_REQUEST,
+        settings::BEGIN_REQUEST_POOLED,
     },
 };
 use chrono::{DateTime, Utc};
@@ -97,7 +98,7 @@ impl Facts {
         };
         let mut conn = match database.connect().await {
             Ok(conn) => conn,
-            Err(error) => return nothing(error),
+            Err(error) => return nothing(error.into()),
         };
         let server = match Server::read(&mut conn, &database, &context.config).await {
             Ok(server) => server,
@@ -126,7 +127,7 @@ impl Facts {
 }
 
 async fn version(conn: &mut PgConnection) -> Result<i64, CliError> {
-    let mut tx = conn.begin_with(BEGIN_REQUEST).await?;
+    let mut tx = conn.begin_with(BEGIN_REQUEST_POOLED).await?;
     database::check(schema::state(&mut tx).await?)?;
     Ok(schema::needed())
 }
@@ -137,8 +138,8 @@ impl Server {
         database: &Database,
         config: &Config,
     ) -> Result<Self, CliError> {
-        let pooled = is_pooled(conn, database).await?;
-        let mut tx = conn.begin_with(BEGIN_REQUEST).await?;
+        let pooled = !database.is_pooled() && is_pooled(conn, database).await?;
+        let mut tx = conn.begin_with(BEGIN_REQUEST_POOLED).await?;
         let before = here();
         let row = doctor::facts(&mut tx).await?;
         let taken = here() - before;
@@ -150,7 +151,7 @@ impl Server {
         let lacking = doctor::lacking(&mut tx).await?;
         Ok(Self {
             place: format!("{} at {}", row.version, database.place()),
-            is_local: is_local(&database.host()),
+            is_local: database.is_local(),
             verified: database.verifies(),
             pooled,
             row,
@@ -186,14 +187,25 @@ impl Server {
 /// the same time then have one process of the server, or one has two.
 async fn is_pooled(conn: &mut PgConnection, database: &Database) -> Result<bool, CliError> {
     let mut other = database.connect().await?;
-    let first = doctor::backend(conn).await?;
-    for _ in 0..LOOKS {
-        if doctor::backend(&mut other).await? == first || doctor::backend(conn).await? != first {
-            return Ok(true);
-        }
+    match share_a_process(conn, &mut other).await {
+        Ok(false) => {}
+        Ok(true) => return Ok(true),
+        // What another client has prepared is in the way.
+        Err(error) if error.is_of_a_pooler() => return Ok(true),
+        Err(error) => return Err(error.into()),
     }
     // It would end by being dropped, too; so the server hears of it at once.
     let _ = other.close().await;
+    Ok(false)
+}
+
+async fn share_a_process(conn: &mut PgConnection, other: &mut PgConnection) -> StoreResult<bool> {
+    let first = doctor::backend(conn).await?;
+    for _ in 0..LOOKS {
+        if doctor::backend(other).await? == first || doctor::backend(conn).await? != first {
+            return Ok(true);
+        }
+    }
     Ok(false)
 }
 
@@ -204,7 +216,7 @@ impl Ours {
         config: &Config,
         sessions: i64,
     ) -> Result<Self, CliError> {
-        let mut tx = conn.begin_with(BEGIN_REQUEST).await?;
+        let mut tx = conn.begin_with(BEGIN_REQUEST_POOLED).await?;
         let wanted: Vec<(String, String)> = config.writable.iter().flat_map(columns).collect();
         let (tables, fields): (Vec<&str>, Vec<&str>) = wanted
             .iter()
@@ -239,38 +251,10 @@ fn connections(config: &Config) -> i64 {
     (config.pool_size + http).into()
 }
 
-fn is_local(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    let is_loopback = |address: IpAddr| address.is_loopback();
-    host.starts_with('/') || host == "localhost" || host.parse().is_ok_and(is_loopback)
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "to be compared with the database's clock, and for nothing else"
 )]
 fn here() -> DateTime<Utc> {
     Utc::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_machine_is_known_by_its_names() {
-        for (host, local) in [
-            ("localhost", true),
-            ("127.0.0.1", true),
-            ("127.8.0.1", true),
-            ("::1", true),
-            ("[::1]", true),
-            ("/run/postgresql", true),
-            ("10.0.0.7", false),
-            ("db.example.com", false),
-            ("localhost.example.com", false),
-        ] {
-            assert_eq!(is_local(host), local, "{host}");
-        }
-    }
 }

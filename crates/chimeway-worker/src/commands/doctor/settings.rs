@@ -23,7 +23,7 @@ pub(super) const CHECKS: [Check<Config>; 3] = [
 /// Every channel can be built as a worker builds it, secrets included.
 fn channels(config: &Config) -> Vec<Finding> {
     let broken = config.channels.iter().filter_map(|(name, settings)| {
-        let built = settings.register(name, Chimeway::builder(), true);
+        let built = settings.register(name, Chimeway::builder(), &config.allow_private, true);
         built.err().map(|error| Finding::failed(&error))
     });
     let configured = config.channels.keys().map(ToString::to_string);

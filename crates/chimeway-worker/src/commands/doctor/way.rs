@@ -72,8 +72,8 @@ fn tls(server: &Server) -> Vec<Finding> {
 fn pooler(server: &Server) -> Vec<Finding> {
     vec![if server.pooled {
         Finding::problem(
-            "a pooler in transaction mode is between: prepared statements and LISTEN get lost there",
-            "give workers and `migrate` a direct URL, or one of a pool in session mode",
+            "a pooler in transaction mode is between, and the settings do not say so",
+            "set `pooled = true` and `direct_url`, or give a direct URL, or one of a pool in session mode",
         )
     } else {
         Finding::ok("a session keeps its process of the server")

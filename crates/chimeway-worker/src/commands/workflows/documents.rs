@@ -62,7 +62,7 @@ pub(super) async fn apply(paths: &[PathBuf], context: &Context) -> Result<(), Cl
         return refuse_mistakes(&files);
     }
     let database = context.database()?;
-    let mut conn = database.open().await?;
+    let mut conn = context.open().await?;
     for file in &files {
         refuse_conflict(&mut conn, file).await?;
     }

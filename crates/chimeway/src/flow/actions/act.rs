@@ -5,21 +5,21 @@
 
 use futures::{StreamExt as _, stream};
 use rand::RngExt as _;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::ground::Ground;
 use crate::{
     flow::{
         Core, Point,
-        batch::{self, Took},
+        batch::Took,
         due,
         made::{Made, SetAside},
         progress::{self, Acting},
+        session::{Bounded, Sessions},
     },
     ids::RunId,
     queue::QueueName,
-    store::{StoreResult, acting, error::Fault, runs},
+    store::{StoreError, StoreResult, acting, error::Fault, runs},
 };
 
 /// How many due runs one look takes.
@@ -32,11 +32,17 @@ const AT_ONCE: usize = 4;
 /// # Errors
 ///
 /// Only if the database is away.
-pub(in crate::flow) async fn take(core: &Core, pool: &PgPool) -> StoreResult<Took> {
-    let mut tx = batch::begin(pool).await?;
-    let due = acting::due(&mut tx, BATCH).await?;
-    tx.commit().await?;
-    let each = stream::iter(due).map(|run| one(core, pool, run));
+pub(in crate::flow) async fn take(core: &Core, sessions: &Sessions) -> StoreResult<Took> {
+    let work = sessions.bounded();
+    let look = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let due = acting::due(&mut tx, BATCH).await?;
+        tx.commit().await?;
+        StoreResult::Ok(due)
+    };
+    let due = work.run(look).await?;
+    let each = stream::iter(due).map(|run| one(core, sessions, run));
     let done: Vec<StoreResult<bool>> = each.buffer_unordered(AT_ONCE).collect().await;
     let mut took = Took::default();
     for one in done {
@@ -46,11 +52,12 @@ pub(in crate::flow) async fn take(core: &Core, pool: &PgPool) -> StoreResult<Too
 }
 
 /// Whether there was something to do.
-async fn one(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<bool> {
-    let error = match carry_out(core, pool, run).await {
+async fn one(core: &Core, sessions: &Sessions, run: RunId) -> StoreResult<bool> {
+    let work = sessions.bounded();
+    let error = match work.run(carry_out(core, work, run)).await {
         Ok(None) => return Ok(false),
         Ok(Some(mut made)) => {
-            core.wake_after(pool, &mut made).await;
+            core.wake_after(sessions, &mut made).await;
             // What the actions have started and told.
             core.wakes.of(QueueName::Workflows).now();
             core.wakes.of(QueueName::Signals).now();
@@ -58,34 +65,41 @@ async fn one(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<bool> {
         }
         Err(error) => error,
     };
-    let mut tx = batch::begin(pool).await?;
-    match error.fault() {
-        Fault::Away => return Err(error),
-        Fault::Conflict => {
-            let jitter = rand::rng().random_range(0.5..1.0);
-            tracing::debug!(run.id = %run, "another session is in the way of actions; they are tried again");
-            acting::defer(&mut tx, &[run], jitter).await?;
-            tx.commit().await?;
-        }
-        Fault::Data => {
-            let reason = error
-                .sqlstate()
-                .unwrap_or_else(|| "inconsistent".to_owned());
-            tracing::error!(run.id = %run, sqlstate = %reason, "the actions of a run failed");
-            let runs = acting::fail(&mut tx, &[run], &reason).await?;
-            tx.commit().await?;
-            let mut made = Made::from(SetAside {
-                runs,
-                ..SetAside::default()
-            });
-            core.wake_after(pool, &mut made).await;
-        }
+    if error.fault() == Fault::Away {
+        return Err(error);
     }
+    let work = sessions.bounded();
+    let mut made = work.run(put_off(work, run, &error)).await?;
+    core.wake_after(sessions, &mut made).await;
     Ok(true)
 }
 
-async fn carry_out(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<Option<Made>> {
-    let mut tx = batch::begin(pool).await?;
+/// Comes back to the actions of a run later, or sets it aside where it is at fault itself.
+async fn put_off(work: Bounded<'_>, run: RunId, error: &StoreError) -> StoreResult<Made> {
+    let mut session = work.session().await?;
+    let mut tx = session.begin().await?;
+    if error.fault() == Fault::Conflict {
+        let jitter = rand::rng().random_range(0.5..1.0);
+        tracing::debug!(run.id = %run, "another session is in the way of actions; they are tried again");
+        acting::defer(&mut tx, &[run], jitter).await?;
+        tx.commit().await?;
+        return Ok(Made::default());
+    }
+    let reason = error
+        .sqlstate()
+        .unwrap_or_else(|| "inconsistent".to_owned());
+    tracing::error!(run.id = %run, sqlstate = %reason, "the actions of a run failed");
+    let runs = acting::fail(&mut tx, &[run], &reason).await?;
+    tx.commit().await?;
+    Ok(Made::from(SetAside {
+        runs,
+        ..SetAside::default()
+    }))
+}
+
+async fn carry_out(core: &Core, work: Bounded<'_>, run: RunId) -> StoreResult<Option<Made>> {
+    let mut session = work.session().await?;
+    let mut tx = session.begin().await?;
     let began = Instant::now();
     let rows = runs::lock(&mut tx, &[run]).await?;
     let is_due = rows

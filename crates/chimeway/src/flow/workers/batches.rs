@@ -9,13 +9,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use crate::{
     flow::{
-        Core, actions, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed,
+        Core, actions, batch,
+        dispatch::HELD,
+        due::Due,
+        expand::Expand,
+        metrics,
+        owed::Owed,
         route::Route,
+        session::{Bounded, Sessions},
     },
     queue::{Fetched, QueueName, Slot, Source},
     store::{
@@ -57,7 +62,7 @@ impl Kind {
 /// A queue of batches.
 pub(super) struct Batches {
     core: Arc<Core>,
-    pool: PgPool,
+    sessions: Sessions,
     queue: QueueName,
     kinds: Vec<(Kind, Mutex<Pace>)>,
 }
@@ -72,31 +77,37 @@ struct Pace {
 }
 
 impl Batches {
-    pub(super) fn signals(core: Arc<Core>, pool: PgPool) -> Self {
-        Self::of(core, pool, QueueName::Signals, &[Kind::Signals])
+    pub(super) fn signals(core: Arc<Core>, sessions: Sessions) -> Self {
+        Self::of(core, sessions, QueueName::Signals, &[Kind::Signals])
     }
 
-    pub(super) fn workflows(core: Arc<Core>, pool: PgPool) -> Self {
+    pub(super) fn workflows(core: Arc<Core>, sessions: Sessions) -> Self {
         Self::of(
             core,
-            pool,
+            sessions,
             QueueName::Workflows,
             &[Kind::Events, Kind::Owed, Kind::Runs, Kind::Actions],
         )
     }
 
-    fn of(core: Arc<Core>, pool: PgPool, queue: QueueName, kinds: &[Kind]) -> Self {
+    fn of(core: Arc<Core>, sessions: Sessions, queue: QueueName, kinds: &[Kind]) -> Self {
         let kinds = kinds.iter().map(|kind| (*kind, Mutex::default())).collect();
         Self {
             core,
-            pool,
+            sessions,
             queue,
             kinds,
         }
     }
 
     async fn due(&self) -> StoreResult<Vec<(Kind, DueIn)>> {
-        let mut conn = self.pool.acquire().await?;
+        let work = self.sessions.bounded();
+        work.run(self.due_by(work)).await
+    }
+
+    async fn due_by(&self, work: Bounded<'_>) -> StoreResult<Vec<(Kind, DueIn)>> {
+        let mut session = work.session().await?;
+        let mut conn = session.read().await?;
         Ok(match self.queue {
             QueueName::Signals => vec![(Kind::Signals, due::signals(&mut conn).await?)],
             _ => {
@@ -117,13 +128,13 @@ impl Batches {
     }
 
     async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
-        let (core, pool) = (self.core.as_ref(), &self.pool);
+        let (core, sessions) = (self.core.as_ref(), &self.sessions);
         let (took, _) = match kind {
-            Kind::Signals => batch::take(core, pool, &Route { core }).await?,
-            Kind::Events => batch::take(core, pool, &Expand { core }).await?,
-            Kind::Runs => batch::take(core, pool, &Due { core }).await?,
-            Kind::Owed => batch::take(core, pool, &Owed { core }).await?,
-            Kind::Actions => return actions::take(core, pool).await,
+            Kind::Signals => batch::take(core, sessions, &Route { core }).await?,
+            Kind::Events => batch::take(core, sessions, &Expand { core }).await?,
+            Kind::Runs => batch::take(core, sessions, &Due { core }).await?,
+            Kind::Owed => batch::take(core, sessions, &Owed { core }).await?,
+            Kind::Actions => return actions::take(core, sessions).await,
         };
         Ok(took)
     }

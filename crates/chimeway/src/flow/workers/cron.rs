@@ -7,19 +7,19 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     flow::{
-        Core, FlowError, batch,
+        Core, FlowError,
         prune::{PruneStep, Pruning},
         retention::{Kept, Retention},
+        session::Sessions,
         sweep,
     },
     queue::schedule::Duty,
-    store::cron,
+    store::{StoreResult, cron},
 };
 
 /// For how long one tick prunes at most. A backlog is taken by many ticks.
@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_millis(5);
 /// it; it is what finds work should all else fail.
 pub(super) struct ProgressionSweep {
     pub(super) core: Arc<Core>,
-    pub(super) pool: PgPool,
+    pub(super) sessions: Sessions,
 }
 
 #[async_trait]
@@ -42,7 +42,7 @@ impl Duty for ProgressionSweep {
     }
 
     async fn run(&self, tick: DateTime<Utc>) {
-        match sweep::sweep(&self.core, &self.pool, self.name(), tick).await {
+        match sweep::sweep(&self.core, &self.sessions, self.name(), tick).await {
             Ok(taken) => tracing::debug!(taken, %tick, "progression sweep"),
             Err(error) => {
                 tracing::warn!(%error, %tick, "the progression sweep failed; the next tick comes");
@@ -55,22 +55,27 @@ impl Duty for ProgressionSweep {
 /// that may go, the time of the tick is up, or the process drains.
 pub(super) struct Prune {
     pub(super) core: Arc<Core>,
-    pub(super) pool: PgPool,
+    pub(super) sessions: Sessions,
     pub(super) retention: Retention,
     pub(super) draining: CancellationToken,
 }
 
 impl Prune {
     async fn tick(&self, tick: DateTime<Utc>) -> Result<Option<u64>, FlowError> {
-        let mut tx = batch::begin(&self.pool).await?;
-        let taken = cron::take_tick(&mut tx, self.name(), tick).await?;
-        tx.commit().await.map_err(crate::store::StoreError::from)?;
-        if !taken {
+        let work = self.sessions.bounded();
+        let take = async {
+            let mut session = work.session().await?;
+            let mut tx = session.begin().await?;
+            let taken = cron::take_tick(&mut tx, self.name(), tick).await?;
+            tx.commit().await?;
+            StoreResult::Ok(taken)
+        };
+        if !work.run(take).await? {
             return Ok(None);
         }
         let until = Instant::now() + PRUNES_FOR;
         let walked = *self.walked();
-        let mut pruning = Pruning::new(&self.pool, &self.retention, &Kept::ALL, walked);
+        let mut pruning = Pruning::new(&self.sessions, &self.retention, &Kept::ALL, walked);
         while Instant::now() < until && !self.draining.is_cancelled() {
             let began = Instant::now();
             if pruning.step().await? != PruneStep::Worked {

@@ -8,7 +8,6 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use sqlx::PgPool;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -18,7 +17,9 @@ use crate::{
         commit::Stage,
         deliver::{self, Claimed, Delivery},
         dispatch::{self, Which},
-        metrics, sweep,
+        metrics,
+        session::Sessions,
+        sweep,
     },
     queue::{Fetched, QueueName, Slot, Source},
     store::{
@@ -43,7 +44,7 @@ const RECORDERS_FIRST: Duration = Duration::from_secs(3);
 /// The delivery queue of a process.
 pub(super) struct Deliveries {
     core: Arc<Core>,
-    pool: PgPool,
+    sessions: Sessions,
     stage: Stage,
     limit: usize,
     state: Mutex<State>,
@@ -80,10 +81,10 @@ struct State {
 }
 
 impl Deliveries {
-    pub(super) fn new(core: Arc<Core>, pool: PgPool, stage: Stage, limit: usize) -> Self {
+    pub(super) fn new(core: Arc<Core>, sessions: Sessions, stage: Stage, limit: usize) -> Self {
         Self {
             core,
-            pool,
+            sessions,
             stage,
             limit,
             state: Mutex::default(),
@@ -195,7 +196,7 @@ impl Deliveries {
         let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
             let alone = Which { limit: 1, ..which }.isolated();
-            match dispatch::claim(&self.core, &self.pool, alone).await {
+            match dispatch::claim(&self.core, &self.sessions, alone).await {
                 Ok(rows) => claimed.extend(self.register(rows, true)),
                 // What was claimed before is begun all the same.
                 Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
@@ -207,7 +208,7 @@ impl Deliveries {
 
     /// Claims, and remembers how late that was and who had the last turn.
     async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
-        let rows = dispatch::claim(&self.core, &self.pool, which).await?;
+        let rows = dispatch::claim(&self.core, &self.sessions, which).await?;
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
         let turns = rows.iter().filter_map(|one| Some((one.row.turn?, one)));
         let last = turns.max_by_key(|(turn, _)| *turn);
@@ -261,7 +262,7 @@ impl Deliveries {
         }
         let crashes = self.looks_after_crashes();
         if crashes {
-            sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
+            sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND).await?;
         }
         let jobs = self.claim(free, crashes).await?;
         if !jobs.is_empty() {
@@ -276,8 +277,12 @@ impl Deliveries {
     }
 
     async fn due(&self) -> StoreResult<DeliveriesDue> {
-        let mut conn = self.pool.acquire().await?;
-        due::deliveries(&mut conn).await
+        let work = self.sessions.bounded();
+        let read = async {
+            let mut session = work.session().await?;
+            due::deliveries(&mut *session.read().await?).await
+        };
+        work.run(read).await
     }
 }
 
@@ -344,7 +349,7 @@ impl Source for Deliveries {
             isolated: is_isolated(&claimed),
         };
         let claims = std::slice::from_ref(&claimed);
-        let delivered = match deliver::needs_of(&self.core, &self.pool, claims).await {
+        let delivered = match deliver::needs_of(&self.core, &self.sessions, claims).await {
             Ok(needs) => deliver::deliver(&self.core, &claimed, &needs).await,
             Err(_) => Delivery::TooLate,
         };
@@ -358,7 +363,7 @@ impl Source for Deliveries {
             }
             Delivery::TooLate => {
                 // Where even that fails, the lease ends by itself.
-                let _ = dispatch::hand_back(&self.pool, &[job]).await;
+                let _ = dispatch::hand_back(&self.sessions, &[job]).await;
             }
         }
     }
@@ -369,7 +374,7 @@ impl Source for Deliveries {
             self.release(&claimed.row.channel, is_isolated(claimed));
         }
         let claims: Vec<ClaimRef> = unbegun.into_keys().collect();
-        match dispatch::hand_back(&self.pool, &claims).await {
+        match dispatch::hand_back(&self.sessions, &claims).await {
             Ok(given) if given > 0 => tracing::info!(deliveries = given, "claims handed back"),
             Ok(_) => {}
             Err(error) => {

@@ -137,37 +137,34 @@ impl Workers {
         let _ = core.runs.set(runs);
         // More than half of those that may wait: the others are sent while these are written down.
         let enough = queue::beyond(limit(QueueName::Delivery)).div_ceil(2) + 1;
-        let stage = Stage::start(Arc::clone(&core), self.pool.clone(), enough);
+        let sessions = core.sessions(&self.pool);
+        let stage = Stage::start(Arc::clone(&core), sessions.clone(), enough);
         let delivery = Arc::new(delivery::Deliveries::new(
             Arc::clone(&core),
-            self.pool.clone(),
+            sessions.clone(),
             stage,
             limit(QueueName::Delivery),
         ));
         let signals = Arc::new(batches::Batches::signals(
             Arc::clone(&core),
-            self.pool.clone(),
+            sessions.clone(),
         ));
         let workflows = Arc::new(batches::Batches::workflows(
             Arc::clone(&core),
-            self.pool.clone(),
+            sessions.clone(),
         ));
         let sweep: Arc<dyn Duty> = Arc::new(cron::ProgressionSweep {
             core: Arc::clone(&core),
-            pool: self.pool.clone(),
+            sessions: sessions.clone(),
         });
         let draining = CancellationToken::new();
         let prune: Arc<dyn Duty> = Arc::new(cron::Prune {
             core: Arc::clone(&core),
-            pool: self.pool.clone(),
+            sessions: sessions.clone(),
             retention: self.retention,
             draining: draining.clone(),
         });
-        let watch = watch::until_foreign(
-            self.pool.clone(),
-            self.knows_schema,
-            Arc::clone(&self.health),
-        );
+        let watch = watch::until_foreign(sessions, self.knows_schema, Arc::clone(&self.health));
         let shutdown = async move {
             tokio::select! {
                 () = shutdown => {}

@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
-use sqlx::PgPool;
-
 use crate::{
+    flow::session::Sessions,
     queue::Health,
-    store::schema::{self, SchemaState},
+    store::{
+        StoreResult,
+        schema::{self, SchemaState},
+    },
 };
 
 /// Ends when the database has a schema that a program which knows this version cannot work with, or is about
 /// to get one. What cannot be asked is asked again.
-pub(super) async fn until_foreign(pool: PgPool, known: i64, health: Arc<Health>) {
+pub(super) async fn until_foreign(sessions: Sessions, known: i64, health: Arc<Health>) {
     loop {
         tokio::time::sleep(schema::WATCH_EVERY).await;
-        let Ok(mut conn) = pool.acquire().await else {
-            continue;
+        let work = sessions.bounded();
+        let look = async {
+            let mut session = work.session().await?;
+            StoreResult::Ok(schema::state_for(&mut *session.read().await?, known).await?)
         };
-        if let Ok(SchemaState::New { found, .. }) = schema::state_for(&mut conn, known).await {
+        if let Ok(SchemaState::New { found, .. }) = work.run(look).await {
             tracing::error!(
                 found,
                 known,
