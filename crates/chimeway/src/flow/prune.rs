@@ -445,7 +445,8 @@ impl Pruning {
         // Ids are in the order of time but for the clocks of those who made them: where nothing is old, nothing
         // after it is.
         let through = stretch.old == 0 || stretch.looked < BATCH;
-        if let Some(last) = stretch.last.filter(|_| stretch.old > 0) {
+        // What is young is looked at again.
+        if let Some(last) = stretch.last {
             self.walked.signals_after = last;
         }
         Ok(Batch {

@@ -452,7 +452,7 @@ pub struct SignalStretch {
     pub unrouted: i64,
     /// Those that a live run may still look for, or one that is to be made.
     pub wanted: i64,
-    /// The last that was looked at.
+    /// The last of the old ones.
     pub last: Option<Uuid>,
 }
 
@@ -508,7 +508,7 @@ select count(*) as "looked!", count(*) filter (where old) as "old!",
     (select count(*) from gone) as "deleted!",
     count(*) filter (where old and not routed) as "unrouted!",
     (count(*) filter (where old and routed) - (select count(*) from gone)) as "wanted!",
-    (select id from stretch order by id desc limit 1) as last
+    (select id from stretch where old order by id desc limit 1) as last
 from stretch"#,
         interval(age),
         unexpanded_since,
