@@ -269,8 +269,11 @@ async fn heavy_what_is_wrong_with_a_server_is_found() {
     report.finds("schema", "problem", "no Chimeway schema");
     assert!(!report.has("late"), "nothing of ours can be told");
 
-    // A worker's own session, from here on the only ones; and one more than there may be.
-    run(&url, "alter database app connection limit 3");
+    // From another database: in this one nothing can be written any more.
+    run(
+        &cluster.url("postgres"),
+        "alter database app connection limit 3",
+    );
     doctor(&url).finds("connections", "problem", "3 sessions are allowed");
 }
 
