@@ -118,7 +118,7 @@ async fn heavy_workers_go_where_the_primary_is() {
         "{:?}",
         began.elapsed()
     );
-    host.until_ended(310).await;
+    host.until_ended_after_all(310).await;
     assert!(workers.iter_mut().all(crate::process::Worker::is_running));
     for worker in workers {
         worker.stop().await;

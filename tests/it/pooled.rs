@@ -124,7 +124,7 @@ async fn heavy_many_clients_on_few_sessions_do_not_meet() {
     })
     .await;
     tokio::task::block_in_place(|| pgbouncer.restart());
-    host.until_ended(JOURNEYS).await;
+    host.until_ended_after_all(JOURNEYS).await;
     for worker in workers {
         worker.stop().await;
     }
