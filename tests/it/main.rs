@@ -95,6 +95,7 @@ mod soak;
 mod spans;
 mod timing;
 mod upgrade;
+mod worker_deaths;
 
 // The schema and the source tree.
 mod plans;

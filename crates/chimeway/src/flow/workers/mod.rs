@@ -3,6 +3,7 @@
 mod batches;
 mod cron;
 mod delivery;
+mod presence;
 mod watch;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
@@ -18,6 +19,9 @@ use crate::{
     },
     store::schema,
 };
+
+/// How long the last word of a process may take.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// The workers of a process, made of a handle and a pool.
 ///
@@ -145,13 +149,16 @@ impl Workers {
             stage,
             limit(QueueName::Delivery),
         ));
+        let presence = Arc::new(presence::Presence::new());
         let signals = Arc::new(batches::Batches::signals(
             Arc::clone(&core),
             sessions.clone(),
+            Arc::clone(&presence),
         ));
         let workflows = Arc::new(batches::Batches::workflows(
             Arc::clone(&core),
             sessions.clone(),
+            Arc::clone(&presence),
         ));
         let sweep: Arc<dyn Duty> = Arc::new(cron::ProgressionSweep {
             core: Arc::clone(&core),
@@ -186,5 +193,7 @@ impl Workers {
             .cron(&self.prune, limit(QueueName::Default), &prune)
             .run(shutdown)
             .await;
+        // Nothing is left behind. Where the database is away, others are careful for nothing.
+        let _ = tokio::time::timeout(LEAVE, presence.leave(&core.sessions(&self.pool))).await;
     }
 }
