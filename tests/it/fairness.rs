@@ -165,6 +165,7 @@ async fn who_is_passed_over_for_want_of_slots_is_next() {
         left: &left,
         isolated: false,
         turns_after: BEGINNING,
+        floor: None,
     };
     let rows = claims::claim(&mut conn, &claim).await.unwrap();
     let taken = rows

@@ -15,7 +15,7 @@ use super::{
     made::{Made, SetAside},
     session::{Bounded, Sessions},
 };
-use crate::store::{StoreError, StoreResult, crashes::Counted, error::Fault};
+use crate::store::{StoreError, StoreResult, crashes::Counted, due::Floor, error::Fault};
 
 /// How often a batch is repeated after a conflict.
 const CONFLICTS: u32 = 10;
@@ -139,12 +139,13 @@ pub(super) trait DueWork: Sync {
     /// How many rows one transaction takes.
     const LIMIT: i64;
 
-    /// Locks due rows, among some where those are given; rows that another session holds are passed
-    /// over.
+    /// Locks due rows, among some where those are given, from a floor on; rows that another session holds are
+    /// passed over.
     fn lock(
         &self,
         conn: &mut PgConnection,
         among: Option<&[Self::Id]>,
+        floor: Floor,
         limit: i64,
     ) -> impl Future<Output = StoreResult<Vec<Self::Row>>> + Send;
 
@@ -208,6 +209,15 @@ impl Past {
     }
 }
 
+/// How a look at a queue's due rows is taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Look {
+    /// From where on.
+    pub(super) floor: Floor,
+    /// Until when a process that died may have taken something up.
+    pub(super) suspect: Option<DateTime<Utc>>,
+}
+
 /// What a look at a queue's due rows did.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Took {
@@ -231,7 +241,7 @@ impl<W: DueWork> Work for Among<'_, W> {
         if self.counted {
             self.work.retake(conn, items).await?;
         }
-        let rows = self.work.lock(conn, Some(items), W::LIMIT).await?;
+        let rows = self.work.lock(conn, Some(items), None, W::LIMIT).await?;
         self.work.work(conn, rows).await
     }
 
@@ -257,7 +267,7 @@ impl<W: DueWork> Work for Among<'_, W> {
 /// the data, in parts.
 ///
 /// What takes the process down is found by the next ones. Rows that a dead process may have had, those due until
-/// `suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
+/// `look.suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
 /// worked on each alone, and after the third time set aside. While nobody dies neither costs anything.
 ///
 /// # Errors
@@ -267,10 +277,10 @@ pub(super) async fn take<W: DueWork>(
     core: &Core,
     sessions: &Sessions,
     work: &W,
-    suspect: Option<DateTime<Utc>>,
+    look: Look,
 ) -> StoreResult<(Took, Made)> {
     let bounded = sessions.bounded();
-    let (taken, whole) = bounded.run(take_safe(bounded, work, suspect)).await?;
+    let (taken, whole) = bounded.run(take_safe(bounded, work, look)).await?;
     let rows = taken.safe.len() + taken.suspects.len() + taken.dangerous.len();
     let took = Took {
         rows,
@@ -312,15 +322,15 @@ struct Taken<Id> {
 async fn take_safe<W: DueWork>(
     bounded: Bounded<'_>,
     work: &W,
-    suspect: Option<DateTime<Utc>>,
+    look: Look,
 ) -> StoreResult<(Taken<W::Id>, StoreResult<Made>)> {
     let mut session = bounded.session().await?;
     let mut tx = session.begin().await?;
-    let mut rows = work.lock(&mut tx, None, W::LIMIT).await?;
+    let mut rows = work.lock(&mut tx, None, look.floor, W::LIMIT).await?;
     let ids_of = |rows: &[W::Row]| rows.iter().map(W::id).collect::<Vec<W::Id>>();
     let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
     let dangerous = ids_of(&dangerous.collect::<Vec<_>>());
-    let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(suspect));
+    let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(look.suspect));
     let suspects = ids_of(&suspects.collect::<Vec<_>>());
     let taken = Taken {
         safe: ids_of(&rows),

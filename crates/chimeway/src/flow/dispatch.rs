@@ -6,7 +6,8 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
-    Chimeway, Core, FlowError, actions, address_book, batch,
+    Chimeway, Core, FlowError, actions, address_book,
+    batch::{self, Look},
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
@@ -20,6 +21,7 @@ use super::{
 use crate::store::{
     StoreResult,
     claims::{self, Claim},
+    due::Floor,
 };
 
 /// How many deliveries one round claims.
@@ -89,11 +91,12 @@ impl Chimeway {
 }
 
 async fn round(core: &Core, sessions: &Sessions) -> StoreResult<Settled> {
-    let (events, _) = batch::take(core, sessions, &Expand { core }, None).await?;
-    let (signals, _) = batch::take(core, sessions, &Route { core }, None).await?;
-    let (owed, _) = batch::take(core, sessions, &Owed { core }, None).await?;
-    let (runs, _) = batch::take(core, sessions, &Due { core }, None).await?;
-    let acted = actions::take(core, sessions, None).await?;
+    let look = Look::default();
+    let (events, _) = batch::take(core, sessions, &Expand { core }, look).await?;
+    let (signals, _) = batch::take(core, sessions, &Route { core }, look).await?;
+    let (owed, _) = batch::take(core, sessions, &Owed { core }, look).await?;
+    let (runs, _) = batch::take(core, sessions, &Due { core }, look).await?;
+    let acted = actions::take(core, sessions, look).await?;
     let closed = sweep::close_expired(core, sessions, sweep::EACH_SECOND).await?;
     let sent = send_due(core, sessions).await?;
     Ok(Settled {
@@ -154,6 +157,8 @@ pub(super) struct Which {
     pub(super) isolated: bool,
     /// Tenants and channels take turns, after this pair.
     pub(super) turns_after: Option<(String, String)>,
+    /// Only what is due since then, or later.
+    pub(super) floor: Floor,
 }
 
 impl Which {
@@ -192,6 +197,7 @@ pub(super) async fn claim(
             .turns_after
             .as_ref()
             .map(|(tenant, channel)| (tenant.as_str(), channel.as_str())),
+        floor: which.floor,
     };
     let work = sessions.bounded();
     let take = async {

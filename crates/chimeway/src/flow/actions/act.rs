@@ -3,7 +3,6 @@
 //! A step that writes a host's tables may wait for a row that a host holds, for a moment. So no other run is
 //! with it in its transaction, and no batch waits for it.
 
-use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, stream};
 use rand::RngExt as _;
 use tokio::time::Instant;
@@ -12,7 +11,7 @@ use super::ground::Ground;
 use crate::{
     flow::{
         Core, Point,
-        batch::{Past, Took},
+        batch::{Look, Past, Took},
         due,
         made::{Made, SetAside},
         progress::{self, Acting},
@@ -43,23 +42,23 @@ const AT_ONCE: usize = 4;
 pub(in crate::flow) async fn take(
     core: &Core,
     sessions: &Sessions,
-    suspect: Option<DateTime<Utc>>,
+    look: Look,
 ) -> StoreResult<Took> {
     let work = sessions.bounded();
-    let look = async {
+    let find = async {
         let mut session = work.session().await?;
         let mut tx = session.begin().await?;
-        let due = acting::due(&mut tx, BATCH).await?;
+        let due = acting::due(&mut tx, look.floor, BATCH).await?;
         tx.commit().await?;
         StoreResult::Ok(due)
     };
-    let due = work.run(look).await?;
+    let due = work.run(find).await?;
     let is_safe = |one: &DueActions| {
         let past = Past {
             due_at: one.due_at,
             crashes: one.crashes,
         };
-        !past.is_dangerous() && !past.is_suspect(suspect)
+        !past.is_dangerous() && !past.is_suspect(look.suspect)
     };
     let (safe, dangerous): (Vec<_>, Vec<_>) = due.into_iter().partition(is_safe);
     let each = stream::iter(safe).map(|due| one(core, sessions, due.run, false));

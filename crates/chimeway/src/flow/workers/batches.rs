@@ -11,10 +11,11 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::presence::Presence;
+use super::{floor::Known, presence::Presence};
 use crate::{
     flow::{
-        Core, actions, batch,
+        Core, actions,
+        batch::{self, Look},
         dispatch::HELD,
         due::Due,
         expand::Expand,
@@ -26,7 +27,7 @@ use crate::{
     queue::{Fetched, QueueName, Slot, Source},
     store::{
         StoreResult,
-        due::{self, DueIn},
+        due::{self, DueIn, Floor, Next, OfWorkflows},
     },
 };
 
@@ -76,6 +77,8 @@ struct Pace {
     /// How often in a row nothing could be taken although rows were due: another session holds them.
     held: u32,
     not_before: Option<Instant>,
+    /// From where on its rows are looked for.
+    known: Known,
 }
 
 impl Batches {
@@ -118,21 +121,41 @@ impl Batches {
 
     async fn due(&self) -> StoreResult<Vec<(Kind, DueIn)>> {
         let work = self.sessions.bounded();
-        work.run(self.due_by(work)).await
+        let began = Instant::now();
+        let found = work.run(self.due_by(work)).await?;
+        let took = began.elapsed();
+        let due = found.into_iter().map(|(kind, floor, next)| {
+            if let Some(mut pace) = self.pace(kind) {
+                pace.known.asked(floor, next.from, took);
+            }
+            (kind, next.due)
+        });
+        Ok(due.collect())
     }
 
-    async fn due_by(&self, work: Bounded<'_>) -> StoreResult<Vec<(Kind, DueIn)>> {
+    /// What is due next of each kind, and from where on that was asked.
+    async fn due_by(&self, work: Bounded<'_>) -> StoreResult<Vec<(Kind, Floor, Next)>> {
+        let floor = |kind| self.pace(kind).and_then(|pace| pace.known.to_ask());
         let mut session = work.session().await?;
         let mut conn = session.read().await?;
         Ok(match self.queue {
-            QueueName::Signals => vec![(Kind::Signals, due::signals(&mut conn).await?)],
+            QueueName::Signals => {
+                let floor = floor(Kind::Signals);
+                vec![(Kind::Signals, floor, due::signals(&mut conn, floor).await?)]
+            }
             _ => {
-                let due = due::workflows(&mut conn).await?;
+                let floors = OfWorkflows {
+                    events: floor(Kind::Events),
+                    runs: floor(Kind::Runs),
+                    owed: floor(Kind::Owed),
+                    actions: floor(Kind::Actions),
+                };
+                let due = due::workflows(&mut conn, floors).await?;
                 vec![
-                    (Kind::Events, due.events),
-                    (Kind::Owed, due.owed),
-                    (Kind::Runs, due.runs),
-                    (Kind::Actions, due.actions),
+                    (Kind::Events, floors.events, due.events),
+                    (Kind::Owed, floors.owed, due.owed),
+                    (Kind::Runs, floors.runs, due.runs),
+                    (Kind::Actions, floors.actions, due.actions),
                 ]
             }
         })
@@ -145,13 +168,16 @@ impl Batches {
 
     async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
         let (core, sessions) = (self.core.as_ref(), &self.sessions);
-        let suspect = self.presence.suspect();
+        let look = Look {
+            floor: self.pace(kind).and_then(|pace| pace.known.floor()),
+            suspect: self.presence.suspect(),
+        };
         let (took, _) = match kind {
-            Kind::Signals => batch::take(core, sessions, &Route { core }, suspect).await?,
-            Kind::Events => batch::take(core, sessions, &Expand { core }, suspect).await?,
-            Kind::Runs => batch::take(core, sessions, &Due { core }, suspect).await?,
-            Kind::Owed => batch::take(core, sessions, &Owed { core }, suspect).await?,
-            Kind::Actions => return actions::take(core, sessions, suspect).await,
+            Kind::Signals => batch::take(core, sessions, &Route { core }, look).await?,
+            Kind::Events => batch::take(core, sessions, &Expand { core }, look).await?,
+            Kind::Runs => batch::take(core, sessions, &Due { core }, look).await?,
+            Kind::Owed => batch::take(core, sessions, &Owed { core }, look).await?,
+            Kind::Actions => return actions::take(core, sessions, look).await,
         };
         Ok(took)
     }

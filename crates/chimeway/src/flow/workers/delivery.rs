@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use chrono::TimeDelta;
 use tokio::{sync::Notify, time::Instant};
 
+use super::floor::Known;
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
     flow::{
@@ -75,6 +76,8 @@ struct State {
     isolated_next: bool,
     crashes_at: Option<Instant>,
     far_at: Option<Instant>,
+    /// From where on due ones are looked for.
+    known: Known,
     away: bool,
     /// What was claimed last had been due for long: there is more than can be sent at once.
     late: bool,
@@ -185,6 +188,7 @@ impl Deliveries {
                 left,
                 isolated: false,
                 turns_after: turns.then(|| state.last_turn.clone()),
+                floor: state.known.floor(),
             };
             (which, state.isolated)
         };
@@ -264,6 +268,9 @@ impl Deliveries {
                 });
             }
         }
+        if self.state().known.is_old() {
+            self.due().await?;
+        }
         let crashes = self.looks_after_crashes();
         if crashes {
             sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND).await?;
@@ -282,12 +289,18 @@ impl Deliveries {
     }
 
     async fn due(&self) -> StoreResult<DeliveriesDue> {
+        let floor = self.state().known.to_ask();
+        let began = Instant::now();
         let work = self.sessions.bounded();
         let read = async {
             let mut session = work.session().await?;
-            due::deliveries(&mut *session.read().await?).await
+            due::deliveries(&mut *session.read().await?, floor).await
         };
-        work.run(read).await
+        let due = work.run(read).await?;
+        let mut state = self.state();
+        state.known.asked(floor, due.from, began.elapsed());
+        drop(state);
+        Ok(due)
     }
 }
 

@@ -3,6 +3,7 @@
 mod batches;
 mod cron;
 mod delivery;
+mod floor;
 mod presence;
 mod watch;
 
