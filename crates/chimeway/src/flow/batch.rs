@@ -6,6 +6,7 @@
 
 use std::{future::Future, time::Duration};
 
+use chrono::{DateTime, Utc};
 use rand::RngExt;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
@@ -13,7 +14,7 @@ use super::{
     Core,
     made::{Made, SetAside},
 };
-use crate::store::{StoreError, StoreResult, error::Fault, settings};
+use crate::store::{StoreError, StoreResult, crashes::Counted, error::Fault, settings};
 
 /// How often a batch is repeated after a conflict.
 const CONFLICTS: u32 = 10;
@@ -140,6 +141,9 @@ pub(super) trait DueWork: Sync {
     /// What a row is known by.
     fn id(row: &Self::Row) -> Self::Id;
 
+    /// What speaks against working on a row together with others.
+    fn past(row: &Self::Row) -> Past;
+
     /// Works on locked rows.
     fn work(
         &self,
@@ -154,6 +158,44 @@ pub(super) trait DueWork: Sync {
         id: &Self::Id,
         reason: &str,
     ) -> impl Future<Output = StoreResult<SetAside>> + Send;
+
+    /// Counts a try that this process may not survive.
+    fn count(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[Self::Id],
+    ) -> impl Future<Output = StoreResult<Counted<Self::Id>>> + Send;
+
+    /// As if it had not been counted, for this process is alive.
+    fn retake(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[Self::Id],
+    ) -> impl Future<Output = StoreResult<()>> + Send;
+
+    /// So many rows were set aside.
+    fn aside(rows: usize) -> SetAside;
+}
+
+/// What is known of a due row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Past {
+    /// Since when it is due.
+    pub(super) due_at: DateTime<Utc>,
+    /// Tries with which worker processes died.
+    pub(super) crashes: i32,
+}
+
+impl Past {
+    /// A process that died may have had it, and nobody has counted that.
+    pub(super) fn is_suspect(self, suspect: Option<DateTime<Utc>>) -> bool {
+        self.crashes == 0 && suspect.is_some_and(|until| self.due_at <= until)
+    }
+
+    /// A process died with it, or was about to.
+    pub(super) fn is_dangerous(self) -> bool {
+        self.crashes > 0
+    }
 }
 
 /// What a look at a queue's due rows did.
@@ -165,15 +207,22 @@ pub(super) struct Took {
     pub(super) full: bool,
 }
 
-struct Among<'a, W>(&'a W);
+struct Among<'a, W> {
+    work: &'a W,
+    /// Their tries were counted before.
+    counted: bool,
+}
 
 impl<W: DueWork> Work for Among<'_, W> {
     type Item = W::Id;
     type Output = Made;
 
     async fn run(&self, conn: &mut PgConnection, items: &[W::Id]) -> StoreResult<Made> {
-        let rows = self.0.lock(conn, Some(items), W::LIMIT).await?;
-        self.0.work(conn, rows).await
+        if self.counted {
+            self.work.retake(conn, items).await?;
+        }
+        let rows = self.work.lock(conn, Some(items), W::LIMIT).await?;
+        self.work.work(conn, rows).await
     }
 
     async fn set_aside(
@@ -186,13 +235,20 @@ impl<W: DueWork> Work for Among<'_, W> {
             .sqlstate()
             .unwrap_or_else(|| "inconsistent".to_owned());
         tracing::error!(sqlstate = %reason, "a row of a batch failed alone");
-        let set_aside = self.0.fail(conn, item, &reason).await?;
+        if self.counted {
+            self.work.retake(conn, std::slice::from_ref(item)).await?;
+        }
+        let set_aside = self.work.fail(conn, item, &reason).await?;
         Ok(Some(set_aside.into()))
     }
 }
 
 /// Takes up to a batch of due rows and works on them in one transaction; if that fails for a reason of
 /// the data, in parts.
+///
+/// What takes the process down is found by the next ones. Rows that a dead process may have had, those due until
+/// `suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
+/// worked on each alone, and after the third time set aside. While nobody dies neither costs anything.
 ///
 /// # Errors
 ///
@@ -201,16 +257,43 @@ pub(super) async fn take<W: DueWork>(
     core: &Core,
     pool: &PgPool,
     work: &W,
+    suspect: Option<DateTime<Utc>>,
 ) -> StoreResult<(Took, Made)> {
     let mut tx = begin(pool).await?;
-    let rows = work.lock(&mut tx, None, W::LIMIT).await?;
+    let mut rows = work.lock(&mut tx, None, W::LIMIT).await?;
     let took = Took {
         rows: rows.len(),
         full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
     };
+    let ids_of = |rows: Vec<W::Row>| rows.iter().map(W::id).collect::<Vec<W::Id>>();
+    let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
+    let dangerous = ids_of(dangerous.collect());
+    let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(suspect));
+    let suspects = ids_of(suspects.collect());
+    let mut made = Made::default();
     if rows.is_empty() {
-        return Ok((took, Made::default()));
+        drop(tx);
+    } else {
+        made = take_locked(pool, work, tx, rows).await?;
+        core.wake_after(pool, &mut made).await;
     }
+    let alone = dangerous.into_iter().map(|id| vec![id]);
+    for ids in [suspects].into_iter().chain(alone) {
+        if !ids.is_empty() {
+            let mut part = take_counted(pool, work, ids).await?;
+            core.wake_after(pool, &mut part).await;
+            made = made.and(part);
+        }
+    }
+    Ok((took, made))
+}
+
+async fn take_locked<W: DueWork>(
+    pool: &PgPool,
+    work: &W,
+    mut tx: Transaction<'static, Postgres>,
+    rows: Vec<W::Row>,
+) -> StoreResult<Made> {
     let ids: Vec<W::Id> = rows.iter().map(W::id).collect();
     let whole = match work.work(&mut tx, rows).await {
         Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
@@ -219,14 +302,30 @@ pub(super) async fn take<W: DueWork>(
             Err(error)
         }
     };
-    let mut made = match whole {
-        Ok(made) => made,
-        Err(error) if error.fault() == Fault::Away => return Err(error),
-        Err(_) => commit(pool, &Among(work), ids)
-            .await?
-            .into_iter()
-            .fold(Made::default(), Made::and),
-    };
-    core.wake_after(pool, &mut made).await;
-    Ok((took, made))
+    let counted = false;
+    match whole {
+        Ok(made) => Ok(made),
+        Err(error) if error.fault() == Fault::Away => Err(error),
+        Err(_) => Ok(all(commit(pool, &Among { work, counted }, ids).await?)),
+    }
+}
+
+/// Works on rows that this process may not survive: what would remain of it is committed before.
+async fn take_counted<W: DueWork>(pool: &PgPool, work: &W, ids: Vec<W::Id>) -> StoreResult<Made> {
+    let mut tx = begin(pool).await?;
+    let Counted { taken, set_aside } = work.count(&mut tx, &ids).await?;
+    tx.commit().await?;
+    if set_aside > 0 {
+        tracing::error!(
+            rows = set_aside,
+            "set aside: three worker processes in a row died with it"
+        );
+    }
+    let counted = true;
+    let made = all(commit(pool, &Among { work, counted }, taken).await?);
+    Ok(made.and(W::aside(set_aside).into()))
+}
+
+fn all(parts: Vec<Made>) -> Made {
+    parts.into_iter().fold(Made::default(), Made::and)
 }

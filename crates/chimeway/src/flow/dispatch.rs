@@ -86,11 +86,11 @@ impl Chimeway {
 }
 
 async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
-    let (events, _) = batch::take(core, pool, &Expand { core }).await?;
-    let (signals, _) = batch::take(core, pool, &Route { core }).await?;
-    let (owed, _) = batch::take(core, pool, &Owed { core }).await?;
-    let (runs, _) = batch::take(core, pool, &Due { core }).await?;
-    let acted = actions::take(core, pool).await?;
+    let (events, _) = batch::take(core, pool, &Expand { core }, None).await?;
+    let (signals, _) = batch::take(core, pool, &Route { core }, None).await?;
+    let (owed, _) = batch::take(core, pool, &Owed { core }, None).await?;
+    let (runs, _) = batch::take(core, pool, &Due { core }, None).await?;
+    let acted = actions::take(core, pool, None).await?;
     let closed = sweep::close_expired(core, pool, sweep::EACH_SECOND).await?;
     let sent = send_due(core, pool).await?;
     Ok(Settled {

@@ -45,7 +45,7 @@ impl From<sqlx::Error> for StoreError {
 /// What to do about a database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection or the server went away: come back when it does.
+    /// The connection or the server went away, or has no room: come back when it does.
     Away,
     /// Another transaction was in the way: repeat the batch.
     Conflict,
@@ -91,11 +91,12 @@ fn fault(error: &sqlx::Error) -> Fault {
         _ => match sqlstate(error).as_deref() {
             // Deadlock, serialization failure, lock not available.
             Some("40P01" | "40001" | "55P03") => Fault::Conflict,
-            // Connection exceptions; shutdown, crash, starting up; too many connections; read-only.
+            // Connection exceptions; shutdown, crash, starting up; no disk, no memory, too many connections; the
+            // operating system's; read-only. No row is to blame.
             Some(code)
-                if code.starts_with("08")
-                    || code.starts_with("57P")
-                    || code == "53300"
+                if ["08", "53", "57P", "58"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
                     || code == "25006" =>
             {
                 Fault::Away

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
+use super::presence::Presence;
 use crate::{
     flow::{
         Core, actions, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed,
@@ -58,6 +59,7 @@ impl Kind {
 pub(super) struct Batches {
     core: Arc<Core>,
     pool: PgPool,
+    presence: Arc<Presence>,
     queue: QueueName,
     kinds: Vec<(Kind, Mutex<Pace>)>,
 }
@@ -72,24 +74,32 @@ struct Pace {
 }
 
 impl Batches {
-    pub(super) fn signals(core: Arc<Core>, pool: PgPool) -> Self {
-        Self::of(core, pool, QueueName::Signals, &[Kind::Signals])
+    pub(super) fn signals(core: Arc<Core>, pool: PgPool, presence: Arc<Presence>) -> Self {
+        Self::of(core, pool, presence, QueueName::Signals, &[Kind::Signals])
     }
 
-    pub(super) fn workflows(core: Arc<Core>, pool: PgPool) -> Self {
+    pub(super) fn workflows(core: Arc<Core>, pool: PgPool, presence: Arc<Presence>) -> Self {
         Self::of(
             core,
             pool,
+            presence,
             QueueName::Workflows,
             &[Kind::Events, Kind::Owed, Kind::Runs, Kind::Actions],
         )
     }
 
-    fn of(core: Arc<Core>, pool: PgPool, queue: QueueName, kinds: &[Kind]) -> Self {
+    fn of(
+        core: Arc<Core>,
+        pool: PgPool,
+        presence: Arc<Presence>,
+        queue: QueueName,
+        kinds: &[Kind],
+    ) -> Self {
         let kinds = kinds.iter().map(|kind| (*kind, Mutex::default())).collect();
         Self {
             core,
             pool,
+            presence,
             queue,
             kinds,
         }
@@ -118,12 +128,13 @@ impl Batches {
 
     async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
         let (core, pool) = (self.core.as_ref(), &self.pool);
+        let suspect = self.presence.suspect();
         let (took, _) = match kind {
-            Kind::Signals => batch::take(core, pool, &Route { core }).await?,
-            Kind::Events => batch::take(core, pool, &Expand { core }).await?,
-            Kind::Runs => batch::take(core, pool, &Due { core }).await?,
-            Kind::Owed => batch::take(core, pool, &Owed { core }).await?,
-            Kind::Actions => return actions::take(core, pool).await,
+            Kind::Signals => batch::take(core, pool, &Route { core }, suspect).await?,
+            Kind::Events => batch::take(core, pool, &Expand { core }, suspect).await?,
+            Kind::Runs => batch::take(core, pool, &Due { core }, suspect).await?,
+            Kind::Owed => batch::take(core, pool, &Owed { core }, suspect).await?,
+            Kind::Actions => return actions::take(core, pool, suspect).await,
         };
         Ok(took)
     }
@@ -165,6 +176,8 @@ impl Source for Batches {
     type Job = Kind;
 
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<Kind>> {
+        // Before anything is taken up: what dies with this process is found by that.
+        self.presence.beat(&self.core, &self.pool).await?;
         let mut jobs = vec![];
         let mut next_due: Option<Duration> = None;
         for (kind, due) in self.due().await? {

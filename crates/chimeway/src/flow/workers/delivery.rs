@@ -70,6 +70,8 @@ struct State {
     idle: bool,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
+    /// It is over: the next one of its kind need not wait for the next look.
+    isolated_next: bool,
     crashes_at: Option<Instant>,
     far_at: Option<Instant>,
     away: bool,
@@ -147,6 +149,8 @@ impl Deliveries {
         }
         if isolated {
             state.isolated = false;
+            state.isolated_next = true;
+            self.core.wakes.of(QueueName::Delivery).now();
         }
     }
 
@@ -263,7 +267,8 @@ impl Deliveries {
         if crashes {
             sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
         }
-        let jobs = self.claim(free, crashes).await?;
+        let isolated_next = std::mem::take(&mut self.state().isolated_next);
+        let jobs = self.claim(free, crashes || isolated_next).await?;
         if !jobs.is_empty() {
             return Ok(Fetched {
                 jobs,
