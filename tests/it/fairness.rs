@@ -72,6 +72,7 @@ async fn claimed_of(
         left,
         isolated: false,
         turns_after,
+        floor: None,
     };
     let rows = claims::claim(&mut conn, &claim).await.unwrap();
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();

@@ -5,10 +5,7 @@ use std::sync::Arc;
 use crate::{
     flow::session::Sessions,
     queue::Health,
-    store::{
-        StoreResult,
-        schema::{self, SchemaState},
-    },
+    store::schema::{self, SchemaState},
 };
 
 /// Ends when the database has a schema that a program which knows this version cannot work with, or is about
@@ -19,7 +16,7 @@ pub(super) async fn until_foreign(sessions: Sessions, known: i64, health: Arc<He
         let work = sessions.bounded();
         let look = async {
             let mut session = work.session().await?;
-            StoreResult::Ok(schema::state_for(&mut *session.read().await?, known).await?)
+            schema::state_for(&mut *session.read().await?, known).await
         };
         if let Ok(SchemaState::New { found, .. }) = work.run(look).await {
             tracing::error!(
