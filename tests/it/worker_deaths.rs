@@ -104,7 +104,7 @@ async fn heavy_a_run_that_kills_workers_is_set_aside_whatever_it_is_told() {
         host.trigger("poison").await;
         host.trigger_many(19).await;
         if wave {
-            let first = desk.worker(&db.url()).start().await;
+            let first = desk.worker(&db.url()).with_short_leases().start().await;
             host.until("poison", "waiting").await;
             first.kill().await;
             host.read("poison").await;

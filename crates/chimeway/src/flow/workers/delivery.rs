@@ -374,10 +374,11 @@ impl Source for Deliveries {
         match delivered {
             Delivery::Attempted(attempted) => {
                 // The next one can be sent while this one's result is written down: the more of them, the
-                // fewer transactions.
-                drop(in_flight);
-                drop(slot);
+                // fewer transactions. But for one whose workers died: the next of its kind may be what killed them,
+                // and this result is not to be lost with it.
+                let alone = in_flight.isolated.then_some((in_flight, slot));
                 self.stage.record(*attempted).await;
+                drop(alone);
             }
             Delivery::TooLate => {
                 // Where even that fails, the lease ends by itself.
