@@ -301,7 +301,7 @@ impl ChimewayBuilder {
     /// as PgBouncer; false. Everything is then done in explicit transactions. Such a pool is to have
     /// `statement_cache_capacity(0)`, and its workers listen through another one, or not at all
     /// ([`Workers::listen`](workers::Workers::listen)). Calls that are given a connection are in the
-    /// transaction of the caller, which begins with [`settings::BEGIN_PLAIN_POOLED`](crate::store::settings::BEGIN_PLAIN_POOLED).
+    /// transaction of the caller, which begins with [`settings::BEGIN_PLAIN_POOLED`].
     #[must_use]
     pub fn pooled(mut self, pooled: bool) -> Self {
         self.pooled = pooled;
