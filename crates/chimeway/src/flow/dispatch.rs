@@ -175,6 +175,7 @@ impl Which {
 pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
     let mut tx = batch::begin(pool).await?;
+    core.outage.connected(asked);
     let claim = Claim {
         owner: &core.worker,
         limit: which.limit,

@@ -27,6 +27,7 @@ pub mod inbox;
 mod made;
 pub mod metrics;
 mod moved;
+mod outage;
 mod overview;
 mod owed;
 pub mod preferences;
@@ -141,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) spans: Option<Arc<dyn SpanSink>>,
     /// How far this process's walks over the live runs have come.
     pub(crate) walked: Mutex<Place>,
+    /// When the database was away, as this process noticed.
+    pub(crate) outage: outage::Outage,
     /// The queues that this process runs; empty where it runs none.
     pub(crate) runs: OnceLock<Vec<QueueName>>,
 }
@@ -336,6 +339,7 @@ impl ChimewayBuilder {
                 address_book: self.address_book,
                 spans: self.spans,
                 walked: Mutex::default(),
+                outage: outage::Outage::default(),
                 runs: OnceLock::new(),
             }),
         }

@@ -4,6 +4,7 @@ use std::{sync::PoisonError, time::Duration};
 
 use rand::RngExt;
 use sqlx::PgPool;
+use tokio::time::Instant;
 
 use super::{
     Core, batch, metrics,
@@ -25,10 +26,16 @@ pub(super) const EACH_MINUTE: i64 = 1_000_000;
 const STRETCH: i64 = 10_000;
 
 /// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
-/// and the delivery is tried again, given up or set aside like after any other failure.
+/// and the delivery is tried again, given up or set aside like after any other failure. Closes none right after the
+/// database was away: those who held them record first.
 pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> StoreResult<usize> {
     let expired = {
+        let asked = Instant::now();
         let mut conn = pool.acquire().await?;
+        core.outage.connected(asked);
+        if core.outage.is_recent() {
+            return Ok(0);
+        }
         claims::expired(&mut conn, LEASES, core.timing.grace, among).await?
     };
     if expired.is_empty() {
