@@ -81,7 +81,9 @@ to :"caller", :"host", :"worker";
 -- the owner, switches of the database are set by it, and nobody rewrites which migrations ran.
 grant execute on all functions in schema chimeway to :"worker";
 grant select, insert, update, delete on all tables in schema chimeway to :"worker";
-revoke insert, update, delete on chimeway.api_tokens, chimeway.settings, chimeway._sqlx_migrations from :"worker";
+revoke insert, update, delete on
+    chimeway.api_tokens, chimeway.settings, chimeway._sqlx_migrations, chimeway.schema_versions
+from :"worker";
 revoke delete on
     chimeway.workflows, chimeway.workflow_definitions, chimeway.workflow_steps, chimeway.workflow_triggers,
     chimeway.templates, chimeway.recipients, chimeway.preferences
@@ -109,8 +111,8 @@ join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdroppe
 where c.relnamespace = 'chimeway'::regnamespace and c.relkind in ('r', 'p')
     and c.relname in (
         '_sqlx_migrations', 'approvals', 'cron_ticks', 'deliveries', 'delivery_attempts', 'events', 'interventions',
-        'notifications', 'settings', 'signals', 'workflow_definitions', 'workflow_runs', 'workflow_steps',
-        'workflow_transitions', 'workflow_triggers', 'workflows'
+        'notifications', 'schema_versions', 'settings', 'signals', 'worker_processes', 'workflow_definitions',
+        'workflow_runs', 'workflow_steps', 'workflow_transitions', 'workflow_triggers', 'workflows'
     )
     and (c.relname, a.attname) not in (
         ('approvals', 'note'), ('events', 'params'), ('events', 'recipients'), ('interventions', 'reason'),

@@ -104,7 +104,7 @@ async fn a_commit_whose_answer_does_not_come_is_neither_lost_nor_done_again() {
 
 /// Nothing is said on its connection for half a minute, nothing comes back when it asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heavy_a_listener_finds_out_that_its_network_is_dead() {
+async fn a_listener_finds_out_that_its_network_is_dead() {
     let db = TestDb::create().await;
     let proxy = Proxy::before(&db.url()).await;
     let through = pool_of_its_own(&proxy.url(&db.url()), 2).await;
@@ -131,7 +131,7 @@ async fn heavy_a_listener_finds_out_that_its_network_is_dead() {
 
 /// The worker's end of a transaction is gone, and its server was not told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn heavy_rows_that_a_lost_worker_locked_are_free_within_half_a_minute() {
+async fn rows_that_a_lost_worker_locked_are_free_within_half_a_minute() {
     let db = TestDb::create().await;
     let host = Host::with_journey(db.pool(), "PT2H").await;
     host.trigger("ada").await;
@@ -156,7 +156,7 @@ async fn heavy_rows_that_a_lost_worker_locked_are_free_within_half_a_minute() {
 
 /// A person's command ends too.
 #[tokio::test]
-async fn heavy_a_command_does_not_wait_for_a_server_that_says_nothing() {
+async fn a_command_does_not_wait_for_a_server_that_says_nothing() {
     let db = TestDb::create().await;
     let proxy = Proxy::before(&db.url()).await;
     proxy.fall_silent();

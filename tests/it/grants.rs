@@ -93,7 +93,7 @@ const API: [&str; 9] = [
     "trigger(text,jsonb,text,jsonb,text,text)",
     "upsert_recipient(text,text,jsonb,text,text)",
 ];
-const INTERNAL: [&str; 24] = [
+const INTERNAL: [&str; 25] = [
     "await_claims(uuid[])",
     "check_json(text,jsonb,text)",
     "check_recipients(jsonb)",
@@ -103,6 +103,7 @@ const INTERNAL: [&str; 24] = [
     "decide_checked(text,uuid,text,text,text)",
     "delivery_of(jsonb)",
     "depth()",
+    "first_foreign_version(bigint)",
     "has_unknown_zone(text,jsonb)",
     "is_blank(text)",
     "is_unfit(text,integer)",
@@ -212,9 +213,11 @@ async fn each_role_may_do_what_it_needs_and_nothing_else() {
     preferences raw
     recipients raw
     role_members rawd
+    schema_versions r
     settings r
     signals rawd
     templates raw
+    worker_processes rawd
     workflow_definitions raw
     workflow_runs rawd
     workflow_steps raw
@@ -234,9 +237,11 @@ async fn each_role_may_do_what_it_needs_and_nothing_else() {
     preferences raw
     recipients raw
     role_members rawd
+    schema_versions r
     settings r
     signals raw
     templates raw
+    worker_processes r
     workflow_definitions raw
     workflow_runs raw
     workflow_steps raw
@@ -253,8 +258,10 @@ async fn each_role_may_do_what_it_needs_and_nothing_else() {
     events c
     interventions c
     notifications c
+    schema_versions c
     settings c
     signals c
+    worker_processes c
     workflow_definitions c
     workflow_runs c
     workflow_steps c

@@ -110,6 +110,12 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     queues.chimeway_delivery   20                     default
     queues.chimeway_signals    10                     default
     queues.chimeway_workflows  5                      default
+    retention.runs             30d                    default
+    retention.inbox            90d                    default
+    retention.events           30d                    default
+    retention.signals          30d                    default
+    retention.interventions    365d                   default
+    retention.ticks            1d                     default
     otlp.endpoint              -                      default
     otlp.service_name          chimeway               default
     otlp.ratio                 1                      default

@@ -77,6 +77,7 @@ mod dead_network;
 mod dispatch;
 mod failover;
 mod fairness;
+mod floors;
 mod hosts;
 mod late;
 mod metrics;

@@ -155,6 +155,7 @@ async fn record_all(core: &Core, sessions: &Sessions, results: &[Attempted]) -> 
             }
             Err(error) => {
                 metrics::not_recorded();
+                core.outage.noticed();
                 tracing::warn!(
                     %error, results = results.len(), retry_ms = pause.as_millis(),
                     "results wait to be recorded",

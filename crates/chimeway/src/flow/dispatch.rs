@@ -202,6 +202,7 @@ pub(super) async fn claim(
     let work = sessions.bounded();
     let take = async {
         let mut session = work.session().await?;
+        core.outage.connected(asked);
         let mut tx = session.begin().await?;
         let began = Instant::now();
         let rows = claims::claim(&mut tx, &claim).await?;

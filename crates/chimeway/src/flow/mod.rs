@@ -28,6 +28,7 @@ pub mod inbox;
 mod made;
 pub mod metrics;
 mod moved;
+mod outage;
 mod overview;
 mod owed;
 pub mod preferences;
@@ -157,6 +158,8 @@ pub(crate) struct Core {
     pub(crate) walked: Mutex<Place>,
     /// How far its passes over what is over have come.
     pub(crate) pruned: Mutex<prune::Walked>,
+    /// When the database was away, as this process noticed.
+    pub(crate) outage: outage::Outage,
     /// The queues that this process runs; empty where it runs none.
     pub(crate) runs: OnceLock<Vec<QueueName>>,
 }
@@ -366,6 +369,7 @@ impl ChimewayBuilder {
                 spans: self.spans,
                 walked: Mutex::default(),
                 pruned: Mutex::default(),
+                outage: outage::Outage::default(),
                 runs: OnceLock::new(),
             }),
         }

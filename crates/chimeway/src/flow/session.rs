@@ -69,7 +69,8 @@ impl Bounded<'_> {
         self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        match tokio::time::timeout_at(self.until, work).await {
+        // On the heap: the states of a whole transaction are many, and who awaits it is awaited itself.
+        match tokio::time::timeout_at(self.until, Box::pin(work)).await {
             Ok(done) => done,
             Err(_) => Err(too_late().into()),
         }

@@ -3,6 +3,7 @@
 use std::{sync::PoisonError, time::Duration};
 
 use rand::RngExt;
+use tokio::time::Instant;
 
 use super::{
     Core, batch, metrics,
@@ -25,15 +26,21 @@ pub(super) const EACH_MINUTE: i64 = 1_000_000;
 const STRETCH: i64 = 10_000;
 
 /// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
-/// and the delivery is tried again, given up or set aside like after any other failure.
+/// and the delivery is tried again, given up or set aside like after any other failure. Closes none right after the
+/// database was away: those who held them record first.
 pub(super) async fn close_expired(
     core: &Core,
     sessions: &Sessions,
     among: i64,
 ) -> StoreResult<usize> {
+    let asked = Instant::now();
     let work = sessions.bounded();
     let look = async {
         let mut session = work.session().await?;
+        core.outage.connected(asked);
+        if core.outage.is_recent() {
+            return Ok(vec![]);
+        }
         claims::expired(
             &mut *session.read().await?,
             LEASES,

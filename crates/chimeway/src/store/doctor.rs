@@ -200,31 +200,34 @@ order by 1, 2"#
 }
 
 /// What a worker does with our tables, beside reading them.
-const WRITES: [(&str, &[&str]); 10] = [
-    ("approvals", &["insert", "update"]),
-    ("cron_ticks", &["insert"]),
-    ("deliveries", &["insert", "update"]),
-    ("delivery_attempts", &["insert", "update"]),
-    ("events", &["insert", "update"]),
-    ("interventions", &["insert"]),
-    ("notifications", &["insert"]),
-    ("signals", &["insert", "update"]),
-    ("workflow_runs", &["insert", "update"]),
-    ("workflow_transitions", &["insert"]),
+const WRITES: [(&str, &[&str]); 11] = [
+    ("approvals", &["insert", "update", "delete"]),
+    ("cron_ticks", &["insert", "delete"]),
+    ("deliveries", &["insert", "update", "delete"]),
+    ("delivery_attempts", &["insert", "update", "delete"]),
+    ("events", &["insert", "update", "delete"]),
+    ("interventions", &["insert", "delete"]),
+    ("notifications", &["insert", "update", "delete"]),
+    ("signals", &["insert", "update", "delete"]),
+    ("worker_processes", &["insert", "update", "delete"]),
+    ("workflow_runs", &["insert", "update", "delete"]),
+    ("workflow_transitions", &["insert", "delete"]),
 ];
-const READS: [&str; 8] = [
+const READS: [&str; 9] = [
     "preferences",
     "recipients",
     "role_members",
+    "schema_versions",
     "settings",
     "templates",
     "workflow_definitions",
     "workflow_steps",
     "workflow_triggers",
 ];
-const CALLS: [&str; 7] = [
+const CALLS: [&str; 8] = [
     "clock",
     "depth",
+    "first_foreign_version",
     "now",
     "schema_version",
     "upsert_recipients",
@@ -262,6 +265,7 @@ from wanted w
 join pg_catalog.pg_class c on c.relnamespace = w.namespace and c.relname = w.name
 where case w.privilege
     when 'select' then not has_table_privilege(c.oid, 'select')
+    when 'delete' then not has_table_privilege(c.oid, 'delete')
     when 'execute' then false
     else not has_any_column_privilege(c.oid, w.privilege)
 end

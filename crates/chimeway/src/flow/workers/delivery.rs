@@ -39,8 +39,6 @@ const LATE: TimeDelta = TimeDelta::seconds(1);
 /// How long after the first slot of a full channel is free again the next claim comes, where they are not
 /// all free before: a claim for one message costs as much as one for many.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long after the database came back leases are left alone: those who held them record first.
-const RECORDERS_FIRST: Duration = Duration::from_secs(3);
 
 /// The delivery queue of a process.
 pub(super) struct Deliveries {
@@ -244,8 +242,7 @@ impl Deliveries {
         true
     }
 
-    /// Whether what crashed workers left is to be looked at: once a second, and not right after the
-    /// database came back.
+    /// Whether what crashed workers left is to be looked at: once a second.
     fn looks_after_crashes(&self) -> bool {
         let now = Instant::now();
         let mut state = self.state();
@@ -294,12 +291,11 @@ impl Deliveries {
         let work = self.sessions.bounded();
         let read = async {
             let mut session = work.session().await?;
+            self.core.outage.connected(began);
             due::deliveries(&mut *session.read().await?, floor).await
         };
         let due = work.run(read).await?;
-        let mut state = self.state();
-        state.known.asked(floor, due.from, began.elapsed());
-        drop(state);
+        self.state().known.asked(floor, due.from, began.elapsed());
         Ok(due)
     }
 }
@@ -343,14 +339,9 @@ impl Source for Deliveries {
 
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
         let looked = self.look(free).await;
-        let mut state = self.state();
-        match &looked {
-            Err(_) => state.away = true,
-            Ok(_) if state.away => {
-                state.away = false;
-                state.crashes_at = Some(Instant::now() + RECORDERS_FIRST);
-            }
-            Ok(_) => {}
+        let was_away = std::mem::replace(&mut self.state().away, looked.is_err());
+        if was_away || looked.is_err() {
+            self.core.outage.noticed();
         }
         looked
     }
