@@ -22,6 +22,10 @@ test *arguments:
 test-pure *arguments:
     cargo test -p chimeway --lib {{arguments}}
 
+# What goes wrong, for long and with settings as they are shipped (docs/chaos.md)
+chaos *arguments:
+    scripts/chaos --long {{arguments}}
+
 # The whole gate, as in CI
 check:
     .ci/run

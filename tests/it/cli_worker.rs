@@ -112,6 +112,34 @@ async fn heavy_a_worker_starts_while_postgres_is_away_and_works_when_it_comes() 
     cluster.stop(Mode::Immediate).unwrap();
 }
 
+/// Its result cannot be written down: the first signal waits for that, the second one does not. The lease does the rest.
+#[tokio::test]
+async fn the_first_signal_drains_and_the_second_one_ends_at_once() {
+    let host = Host::begin().await;
+    let url = host.db.url();
+    let mut holder = host.db.connect().await;
+    let lock = "begin; lock table chimeway.delivery_attempts in exclusive mode";
+    sqlx::raw_sql(lock).execute(&mut holder).await.unwrap();
+    let worker = Running::worker(&url, "--channel email=log --log debug");
+    chimeway(&url, &words(TRIGGER)).expect(0);
+    eventually("a result waits to be written down", async || {
+        let waits = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
+        (psql(&url, &[], waits).expect(0).out == "1\n").then_some(())
+    })
+    .await;
+    worker.tell(Signal::SIGTERM);
+    worker.prints("SIGTERM: coming to an end").await;
+    let told = Instant::now();
+    let (status, lines) = worker.told(Signal::SIGTERM).await;
+    assert_eq!(status.code(), Some(1), "{lines:?}");
+    assert!(told.elapsed() < Duration::from_secs(5), "{lines:?}");
+    sqlx::raw_sql("rollback")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+}
+
 /// As its help and the README promise it, and never on what `DATABASE_URL` names.
 #[tokio::test]
 async fn heavy_demo_shows_both_ends_of_the_journey() {

@@ -83,6 +83,7 @@ mod session_races;
 mod sharing;
 mod spans;
 mod timing;
+mod worker_deaths;
 
 // The schema and the source tree.
 mod plans;

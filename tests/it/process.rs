@@ -218,6 +218,23 @@ impl Worker {
         kill(Pid::from_raw(id), signal).unwrap();
     }
 
+    /// Waits until SIGTERM would drain it, and not end it as any program: a process that has just begun.
+    pub(crate) async fn watches_for_signals(&self) {
+        let Some(id) = self.child.id() else { return };
+        let watches = || {
+            let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+            let mask = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigCgt:"))?;
+            let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+            Some(mask & 1 << (Signal::SIGTERM as i32 - 1) != 0)
+        };
+        // One that has ended watches for nothing any more.
+        while watches() == Some(false) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Asks it to drain.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::SIGTERM);

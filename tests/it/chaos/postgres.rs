@@ -49,6 +49,8 @@ async fn restarts(
         "a worker died of it: {:?}",
         verdict.tally
     );
+    // What was sent is recorded when the server is back, before anybody may take it for lost.
+    assert_eq!(verdict.resent, 0, "finished sends were not recorded");
     let lost = cell.logged("cannot claim; it will try again");
     assert!(
         lost >= restarts,
@@ -106,6 +108,10 @@ async fn sessions_are_terminated() {
         }
     }
     let all = usize::try_from(ended + listeners).unwrap();
+    const LISTEN: &str = "
+        select count(*) / 3 from pg_stat_activity
+        where datname = current_database() and application_name = 'chaos-worker' and query ilike 'listen %'";
+    cell.until_some(LISTEN).await;
     let verdict = cell
         .verdict(load, workers, Faults::Other(all, "sessions ended"))
         .await;
@@ -119,5 +125,6 @@ async fn sessions_are_terminated() {
         "a worker died of it: {:?}",
         verdict.tally
     );
+    assert_eq!(verdict.resent, 0, "finished sends were not recorded");
     assert!(cell.logged("the listener lost its connection") > 0);
 }

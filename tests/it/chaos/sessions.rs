@@ -68,15 +68,15 @@ async fn a_session_holds_rows() {
     const HOLD: &str = "
         begin;
         create temporary table held (id uuid);
-        with r as (select id from chimeway.workflow_runs where ended_at is null order by id desc limit 5 for update)
+        with r as (select id from chimeway.workflow_runs where ended_at is null order by id desc limit 5 for update skip locked)
             insert into held select id from r;
-        with e as (select id from chimeway.events where expand_at is not null limit 5 for update)
+        with e as (select id from chimeway.events where expand_at is not null limit 5 for update skip locked)
             insert into held select id from e;
         with d as (
             select id from chimeway.deliveries where status in ('pending', 'dispatched', 'failed')
             order by id desc limit 5 for update skip locked
         ) insert into held select id from d;
-        with s as (select id from chimeway.signals where routed_at is null limit 5 for update)
+        with s as (select id from chimeway.signals where routed_at is null limit 5 for update skip locked)
             insert into held select id from s;";
     let mut cell = Cell::begin("idle in transaction, holds rows").await;
     let worker = cell.worker();

@@ -156,6 +156,7 @@ async fn keep(
 }
 
 async fn drained(mut worker: Worker) -> ExitStatus {
+    worker.watches_for_signals().await;
     worker.signal(Signal::SIGTERM);
     worker.ended().await
 }

@@ -15,7 +15,7 @@ use super::{
     supervisor::{Supervisor, Tally},
 };
 use crate::{
-    audit::{assert_recorded, audit},
+    audit::audit,
     fleet::{end_backoffs, texts},
     process::Sends,
 };
@@ -118,6 +118,8 @@ pub(crate) struct Verdict {
     pub(crate) triggers: usize,
     pub(crate) signals: usize,
     pub(crate) errors: usize,
+    /// Messages that were sent more than once, each time marked.
+    pub(crate) resent: usize,
     /// From the last fault until no message was open and nothing late.
     pub(crate) recovery: Duration,
 }
@@ -158,11 +160,13 @@ impl Cell {
         let mut lost = find(LOST_JOURNEYS).await;
         lost.extend(find(LOST_PURCHASES).await);
         let twice = find(TWICE).await;
-        let unmarked = unmarked(&self.pool, &self.desk.taken()).await;
+        let taken = self.desk.taken();
+        let unmarked = unmarked(&self.pool, &taken).await;
         let verdict = Verdict {
             triggers: told.triggers.load(Relaxed),
             signals: told.signals.load(Relaxed),
             errors: told.errors.load(Relaxed),
+            resent: taken.values().filter(|sends| sends.len() > 1).count(),
             tally,
             recovery,
         };
@@ -179,7 +183,8 @@ impl Cell {
         assert!(ghosts.is_empty(), "nobody committed that: {ghosts:#?}");
         let stuck = find(STUCK).await;
         assert!(stuck.is_empty(), "stuck: {stuck:#?}");
-        assert_recorded(&self.pool, &self.desk.sends()).await;
+        let unsent = unsent(&self.pool, &taken).await;
+        assert!(unsent.is_empty(), "recorded and never sent: {unsent:?}");
         audit(&self.pool).await;
         let tally = &verdict.tally;
         assert!(tally.drained_badly.is_empty(), "{tally:?}");
@@ -208,8 +213,8 @@ impl Cell {
     }
 
     /// Waits until a statement counts nothing. The server may be away for a part of that.
-    async fn until(&self, what: &str, statement: &'static str) {
-        let patience = Duration::from_secs(if self.long { 240 } else { 60 });
+    pub(super) async fn until(&self, what: &str, statement: &'static str) {
+        let patience = Duration::from_secs(if self.long { 400 } else { 60 });
         let began = Instant::now();
         let mut hurried = Instant::now();
         loop {
@@ -227,6 +232,21 @@ impl Cell {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// Tries that succeeded, as their rows say, and that no channel has seen.
+async fn unsent(pool: &PgPool, taken: &Sends) -> Vec<(String, i32)> {
+    let rows: Vec<(String, i32)> = sqlx::query_as(
+        "select delivery_id::text, attempt_number from chimeway.delivery_attempts where outcome = 'succeeded'",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let is_sent = |row: &(String, i32)| {
+        let sends = taken.get(&row.0);
+        sends.is_some_and(|sends| sends.iter().any(|(attempt, _)| *attempt == row.1))
+    };
+    rows.into_iter().filter(|row| !is_sent(row)).collect()
 }
 
 /// Sends without a row, under one number twice, or after one that no row says failed or may have.

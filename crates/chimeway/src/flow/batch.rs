@@ -6,15 +6,16 @@
 
 use std::{future::Future, time::Duration};
 
+use chrono::{DateTime, Utc};
 use rand::RngExt;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{
     Core,
     made::{Made, SetAside},
     session::{Bounded, Sessions},
 };
-use crate::store::{StoreError, StoreResult, error::Fault};
+use crate::store::{StoreError, StoreResult, crashes::Counted, error::Fault};
 
 /// How often a batch is repeated after a conflict.
 const CONFLICTS: u32 = 10;
@@ -97,9 +98,13 @@ async fn once<W: Work>(sessions: &Sessions, work: &W, items: &[W::Item]) -> Stor
     let whole = async {
         let mut session = bounded.session().await?;
         let mut tx = session.begin().await?;
-        let output = work.run(&mut tx, items).await?;
-        tx.commit().await?;
-        Ok(output)
+        match work.run(&mut tx, items).await {
+            Ok(output) => {
+                tx.commit().await?;
+                Ok(output)
+            }
+            Err(error) => Err(after_rollback(tx, error).await),
+        }
     };
     bounded.run(whole).await
 }
@@ -150,6 +155,9 @@ pub(super) trait DueWork: Sync {
     /// What a row is known by.
     fn id(row: &Self::Row) -> Self::Id;
 
+    /// What speaks against working on a row together with others.
+    fn past(row: &Self::Row) -> Past;
+
     /// Works on locked rows.
     fn work(
         &self,
@@ -164,6 +172,44 @@ pub(super) trait DueWork: Sync {
         id: &Self::Id,
         reason: &str,
     ) -> impl Future<Output = StoreResult<SetAside>> + Send;
+
+    /// Counts a try that this process may not survive.
+    fn count(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[Self::Id],
+    ) -> impl Future<Output = StoreResult<Counted<Self::Id>>> + Send;
+
+    /// As if it had not been counted, for this process is alive.
+    fn retake(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[Self::Id],
+    ) -> impl Future<Output = StoreResult<()>> + Send;
+
+    /// So many rows were set aside.
+    fn aside(rows: usize) -> SetAside;
+}
+
+/// What is known of a due row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Past {
+    /// Since when it is due.
+    pub(super) due_at: DateTime<Utc>,
+    /// Tries with which worker processes died.
+    pub(super) crashes: i32,
+}
+
+impl Past {
+    /// A process that died may have had it, and nobody has counted that.
+    pub(super) fn is_suspect(self, suspect: Option<DateTime<Utc>>) -> bool {
+        self.crashes == 0 && suspect.is_some_and(|until| self.due_at <= until)
+    }
+
+    /// A process died with it, or was about to.
+    pub(super) fn is_dangerous(self) -> bool {
+        self.crashes > 0
+    }
 }
 
 /// What a look at a queue's due rows did.
@@ -175,15 +221,22 @@ pub(super) struct Took {
     pub(super) full: bool,
 }
 
-struct Among<'a, W>(&'a W);
+struct Among<'a, W> {
+    work: &'a W,
+    /// Their tries were counted before.
+    counted: bool,
+}
 
 impl<W: DueWork> Work for Among<'_, W> {
     type Item = W::Id;
     type Output = Made;
 
     async fn run(&self, conn: &mut PgConnection, items: &[W::Id]) -> StoreResult<Made> {
-        let rows = self.0.lock(conn, Some(items), W::LIMIT).await?;
-        self.0.work(conn, rows).await
+        if self.counted {
+            self.work.retake(conn, items).await?;
+        }
+        let rows = self.work.lock(conn, Some(items), W::LIMIT).await?;
+        self.work.work(conn, rows).await
     }
 
     async fn set_aside(
@@ -196,13 +249,20 @@ impl<W: DueWork> Work for Among<'_, W> {
             .sqlstate()
             .unwrap_or_else(|| "inconsistent".to_owned());
         tracing::error!(sqlstate = %reason, "a row of a batch failed alone");
-        let set_aside = self.0.fail(conn, item, &reason).await?;
+        if self.counted {
+            self.work.retake(conn, std::slice::from_ref(item)).await?;
+        }
+        let set_aside = self.work.fail(conn, item, &reason).await?;
         Ok(Some(set_aside.into()))
     }
 }
 
 /// Takes up to a batch of due rows and works on them in one transaction; if that fails for a reason of
 /// the data, in parts.
+///
+/// What takes the process down is found by the next ones. Rows that a dead process may have had, those due until
+/// `suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
+/// worked on each alone, and after the third time set aside. While nobody dies neither costs anything.
 ///
 /// # Errors
 ///
@@ -211,40 +271,114 @@ pub(super) async fn take<W: DueWork>(
     core: &Core,
     sessions: &Sessions,
     work: &W,
+    suspect: Option<DateTime<Utc>>,
 ) -> StoreResult<(Took, Made)> {
     let bounded = sessions.bounded();
-    let (ids, whole) = bounded.run(take_whole(bounded, work)).await?;
-    let took = Took {
-        rows: ids.len(),
-        full: i64::try_from(ids.len()).is_ok_and(|rows| rows >= W::LIMIT),
-    };
+    let Locked {
+        took,
+        ids,
+        whole,
+        suspects,
+        dangerous,
+    } = bounded.run(take_locked(bounded, work, suspect)).await?;
+    let counted = false;
     let mut made = match whole {
         Ok(made) => made,
         Err(error) if error.fault() == Fault::Away => return Err(error),
-        Err(_) => commit(sessions, &Among(work), ids)
-            .await?
-            .into_iter()
-            .fold(Made::default(), Made::and),
+        Err(_) => all(commit(sessions, &Among { work, counted }, ids).await?),
     };
     core.wake_after(sessions, &mut made).await;
+    let alone = dangerous.into_iter().map(|id| vec![id]);
+    for ids in [suspects].into_iter().chain(alone) {
+        if !ids.is_empty() {
+            let mut part = take_counted(sessions, work, ids).await?;
+            core.wake_after(sessions, &mut part).await;
+            made = made.and(part);
+        }
+    }
     Ok((took, made))
 }
 
-/// Which rows were locked, and what became of the work on them.
-async fn take_whole<W: DueWork>(
+/// What one transaction locked, and what became of the work on it.
+struct Locked<W: DueWork> {
+    took: Took,
+    /// Those that were worked on.
+    ids: Vec<W::Id>,
+    whole: StoreResult<Made>,
+    /// Those that were left for a transaction of their own: all at once, and one by one.
+    suspects: Vec<W::Id>,
+    dangerous: Vec<W::Id>,
+}
+
+async fn take_locked<W: DueWork>(
     bounded: Bounded<'_>,
     work: &W,
-) -> StoreResult<(Vec<W::Id>, StoreResult<Made>)> {
+    suspect: Option<DateTime<Utc>>,
+) -> StoreResult<Locked<W>> {
     let mut session = bounded.session().await?;
     let mut tx = session.begin().await?;
-    let rows = work.lock(&mut tx, None, W::LIMIT).await?;
-    if rows.is_empty() {
-        return Ok((vec![], Ok(Made::default())));
-    }
-    let ids: Vec<W::Id> = rows.iter().map(W::id).collect();
-    let whole = match work.work(&mut tx, rows).await {
-        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
-        Err(error) => Err(error),
+    let mut rows = work.lock(&mut tx, None, W::LIMIT).await?;
+    let took = Took {
+        rows: rows.len(),
+        full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
     };
-    Ok((ids, whole))
+    let ids_of = |rows: &[W::Row]| rows.iter().map(W::id).collect::<Vec<W::Id>>();
+    let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
+    let dangerous = ids_of(&dangerous.collect::<Vec<_>>());
+    let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(suspect));
+    let suspects = ids_of(&suspects.collect::<Vec<_>>());
+    let ids = ids_of(&rows);
+    let whole = match rows.is_empty() {
+        true => Ok(Made::default()),
+        false => work.work(&mut tx, rows).await,
+    };
+    let whole = match whole {
+        Ok(made) if took.rows == 0 => Ok(made),
+        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
+        Err(error) => Err(after_rollback(tx, error).await),
+    };
+    Ok(Locked {
+        took,
+        ids,
+        whole,
+        suspects,
+        dangerous,
+    })
+}
+
+/// The error, with its rows free again: whoever comes back to them at once would pass over those that are locked.
+async fn after_rollback(tx: Transaction<'_, Postgres>, error: StoreError) -> StoreError {
+    // Where that fails its connection is lost, and they are free by that.
+    let _ = tx.rollback().await;
+    error
+}
+
+/// Works on rows that this process may not survive: what would remain of it is committed before.
+async fn take_counted<W: DueWork>(
+    sessions: &Sessions,
+    work: &W,
+    ids: Vec<W::Id>,
+) -> StoreResult<Made> {
+    let bounded = sessions.bounded();
+    let count = async {
+        let mut session = bounded.session().await?;
+        let mut tx = session.begin().await?;
+        let counted = work.count(&mut tx, &ids).await?;
+        tx.commit().await?;
+        StoreResult::Ok(counted)
+    };
+    let Counted { taken, set_aside } = bounded.run(count).await?;
+    if set_aside > 0 {
+        tracing::error!(
+            rows = set_aside,
+            "set aside: three worker processes in a row died with it"
+        );
+    }
+    let counted = true;
+    let made = all(commit(sessions, &Among { work, counted }, taken).await?);
+    Ok(made.and(W::aside(set_aside).into()))
+}
+
+fn all(parts: Vec<Made>) -> Made {
+    parts.into_iter().fold(Made::default(), Made::and)
 }

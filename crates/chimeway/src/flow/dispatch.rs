@@ -89,11 +89,11 @@ impl Chimeway {
 }
 
 async fn round(core: &Core, sessions: &Sessions) -> StoreResult<Settled> {
-    let (events, _) = batch::take(core, sessions, &Expand { core }).await?;
-    let (signals, _) = batch::take(core, sessions, &Route { core }).await?;
-    let (owed, _) = batch::take(core, sessions, &Owed { core }).await?;
-    let (runs, _) = batch::take(core, sessions, &Due { core }).await?;
-    let acted = actions::take(core, sessions).await?;
+    let (events, _) = batch::take(core, sessions, &Expand { core }, None).await?;
+    let (signals, _) = batch::take(core, sessions, &Route { core }, None).await?;
+    let (owed, _) = batch::take(core, sessions, &Owed { core }, None).await?;
+    let (runs, _) = batch::take(core, sessions, &Due { core }, None).await?;
+    let acted = actions::take(core, sessions, None).await?;
     let closed = sweep::close_expired(core, sessions, sweep::EACH_SECOND).await?;
     let sent = send_due(core, sessions).await?;
     Ok(Settled {

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::{
     Core, Point,
-    batch::DueWork,
+    batch::{DueWork, Past},
     made::{Made, SetAside},
     metrics, progress,
 };
@@ -19,7 +19,9 @@ use crate::{
     engine::{Input, StateName, attempt, input::Delivered},
     ids::{RunId, Visit},
     store::{
-        StoreResult, approvals, healing,
+        StoreResult, approvals,
+        crashes::{self, Counted},
+        healing,
         owed::parse_status,
         runs::{self, RunRow},
     },
@@ -49,6 +51,13 @@ impl DueWork for Due<'_> {
         row.id
     }
 
+    fn past(row: &RunRow) -> Past {
+        Past {
+            due_at: row.wake_at.unwrap_or(row.now),
+            crashes: row.crashes,
+        }
+    }
+
     async fn work(&self, conn: &mut PgConnection, rows: Vec<RunRow>) -> StoreResult<Made> {
         let inputs = inputs(self.core, conn, &rows).await?;
         let late = |row: &RunRow| (row.now - row.wake_at?).to_std().ok();
@@ -56,6 +65,21 @@ impl DueWork for Due<'_> {
         let made = progress::advance(self.core, conn, rows, inputs).await?;
         metrics::timer_lateness(late.into_iter());
         Ok(made)
+    }
+
+    async fn count(&self, conn: &mut PgConnection, ids: &[RunId]) -> StoreResult<Counted<RunId>> {
+        crashes::count_runs(conn, ids).await
+    }
+
+    async fn retake(&self, conn: &mut PgConnection, ids: &[RunId]) -> StoreResult<()> {
+        crashes::retake_runs(conn, ids, false).await
+    }
+
+    fn aside(rows: usize) -> SetAside {
+        SetAside {
+            runs: rows,
+            ..SetAside::default()
+        }
     }
 
     async fn fail(

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::{
     Core,
-    batch::DueWork,
+    batch::{DueWork, Past},
     context::{self, Begun},
     made::{Made, SetAside},
     spans, start,
@@ -16,6 +16,7 @@ use crate::{
     ids::EventId,
     store::{
         StoreResult,
+        crashes::{self, Counted},
         events::{self, Chunk, DueEvent, Given},
         runs::ForRecord,
     },
@@ -45,6 +46,13 @@ impl DueWork for Expand<'_> {
 
     fn id(row: &DueEvent) -> EventId {
         row.id
+    }
+
+    fn past(row: &DueEvent) -> Past {
+        Past {
+            due_at: row.due_at,
+            crashes: row.crashes,
+        }
     }
 
     async fn work(&self, conn: &mut PgConnection, rows: Vec<DueEvent>) -> StoreResult<Made> {
@@ -126,6 +134,25 @@ impl DueWork for Expand<'_> {
             ..SetAside::default()
         };
         Ok(made.and(events.into()))
+    }
+
+    async fn count(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[EventId],
+    ) -> StoreResult<Counted<EventId>> {
+        crashes::count_events(conn, ids).await
+    }
+
+    async fn retake(&self, conn: &mut PgConnection, ids: &[EventId]) -> StoreResult<()> {
+        crashes::retake_events(conn, ids).await
+    }
+
+    fn aside(rows: usize) -> SetAside {
+        SetAside {
+            events: rows,
+            ..SetAside::default()
+        }
     }
 
     async fn fail(

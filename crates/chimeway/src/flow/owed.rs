@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 
 use super::{
     Core,
-    batch::DueWork,
+    batch::{DueWork, Past},
     made::{Made, SetAside},
     progress,
 };
@@ -22,7 +22,9 @@ use crate::{
     },
     ids::{DeliveryId, RunId},
     store::{
-        StoreResult, deliveries,
+        StoreResult,
+        crashes::{self, Counted},
+        deliveries,
         owed::{self, OwedRow, parse_status},
         runs,
     },
@@ -56,6 +58,13 @@ impl DueWork for Owed<'_> {
 
     fn id(row: &OwedRow) -> DeliveryId {
         row.id
+    }
+
+    fn past(row: &OwedRow) -> Past {
+        Past {
+            due_at: row.due_at,
+            crashes: row.crashes,
+        }
     }
 
     async fn work(&self, conn: &mut PgConnection, rows: Vec<OwedRow>) -> StoreResult<Made> {
@@ -99,6 +108,25 @@ impl DueWork for Owed<'_> {
             made.wakes_in(chrono::TimeDelta::milliseconds(20));
         }
         Ok(made)
+    }
+
+    async fn count(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[DeliveryId],
+    ) -> StoreResult<Counted<DeliveryId>> {
+        crashes::count_owed(conn, ids).await
+    }
+
+    async fn retake(&self, conn: &mut PgConnection, ids: &[DeliveryId]) -> StoreResult<()> {
+        crashes::retake_owed(conn, ids).await
+    }
+
+    fn aside(rows: usize) -> SetAside {
+        SetAside {
+            runs: rows,
+            ..SetAside::default()
+        }
     }
 
     async fn fail(

@@ -22,7 +22,8 @@ use super::{
 use crate::{
     definition::Outcome,
     engine::{
-        AttemptResult, DeliveryStatus, Input, Settled, attempt, attempt::status_reason,
+        AttemptResult, DeliveryStatus, Input, Settled,
+        attempt::{self, CRASHES_BEFORE_ISOLATION, status_reason},
         input::Delivered,
     },
     ids::{AttemptNumber, DeliveryId, RunId, Visit},
@@ -328,12 +329,15 @@ async fn record(
             outcome: settled.outcome,
             status: settled.status,
         };
-        if current.contains_key(&item.run) {
+        // Where workers died again and again it may be what comes next in its run: that is told alone, and what
+        // was sent is written down before.
+        let dangerous = item.crashes + i32::from(item.closing()) >= CRASHES_BEFORE_ISOLATION;
+        if current.contains_key(&item.run) && !dangerous {
             inputs
                 .entry(item.run)
                 .or_default()
                 .push_back(Input::Delivered(result));
-        } else if skipped.contains(&item.run) {
+        } else if dangerous || skipped.contains(&item.run) {
             untold.push(item.claim.id);
         }
     }

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use super::{
     Core, Point,
-    batch::DueWork,
+    batch::{DueWork, Past},
     made::{Made, SetAside},
     metrics,
     progress::{self, Acting, Advanced},
@@ -19,8 +19,10 @@ use super::{
 use crate::{
     ids::{RunId, SignalId},
     store::{
-        StoreResult, runs,
-        signals::{self, Candidate},
+        StoreResult,
+        crashes::{self, Counted},
+        runs,
+        signals::{self, Candidate, DueSignal},
     },
 };
 
@@ -36,7 +38,7 @@ pub(super) struct Route<'a> {
 
 impl DueWork for Route<'_> {
     type Id = SignalId;
-    type Row = SignalId;
+    type Row = DueSignal;
     const LIMIT: i64 = 500;
 
     async fn lock(
@@ -44,19 +46,46 @@ impl DueWork for Route<'_> {
         conn: &mut PgConnection,
         among: Option<&[SignalId]>,
         limit: i64,
-    ) -> StoreResult<Vec<SignalId>> {
+    ) -> StoreResult<Vec<DueSignal>> {
         self.core.reach(Point::BeforeRoute).await;
         signals::lock_due(conn, among, limit).await
     }
 
-    fn id(row: &SignalId) -> SignalId {
-        *row
+    fn id(row: &DueSignal) -> SignalId {
+        row.id
     }
 
-    async fn work(&self, conn: &mut PgConnection, due: Vec<SignalId>) -> StoreResult<Made> {
+    fn past(row: &DueSignal) -> Past {
+        Past {
+            due_at: row.due_at,
+            crashes: row.crashes,
+        }
+    }
+
+    async fn work(&self, conn: &mut PgConnection, due: Vec<DueSignal>) -> StoreResult<Made> {
+        let due: Vec<SignalId> = due.iter().map(|row| row.id).collect();
         let shown = route(self.core, conn, &due).await?;
         metrics::signal_lag(&shown.lags);
         Ok(shown.made)
+    }
+
+    async fn count(
+        &self,
+        conn: &mut PgConnection,
+        ids: &[SignalId],
+    ) -> StoreResult<Counted<SignalId>> {
+        crashes::count_signals(conn, ids).await
+    }
+
+    async fn retake(&self, conn: &mut PgConnection, ids: &[SignalId]) -> StoreResult<()> {
+        crashes::retake_signals(conn, ids).await
+    }
+
+    fn aside(rows: usize) -> SetAside {
+        SetAside {
+            signals: rows,
+            ..SetAside::default()
+        }
     }
 
     async fn fail(

@@ -2,10 +2,22 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::StoreResult;
 use crate::ids::RunId;
+
+/// A run whose actions are due.
+#[derive(Debug, Clone, Copy)]
+pub struct DueActions {
+    /// Which run.
+    pub run: RunId,
+    /// Since when they are due.
+    pub due_at: DateTime<Utc>,
+    /// Tries with which worker processes died.
+    pub crashes: i32,
+}
 
 /// Runs whose actions are due, earliest first, without those that another session holds: they would only
 /// stand before the others. Each is locked again by the transaction that carries its actions out.
@@ -13,10 +25,11 @@ use crate::ids::RunId;
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn due(conn: &mut PgConnection, limit: i64) -> StoreResult<Vec<RunId>> {
-    Ok(sqlx::query_scalar!(
+pub async fn due(conn: &mut PgConnection, limit: i64) -> StoreResult<Vec<DueActions>> {
+    Ok(sqlx::query_as!(
+        DueActions,
         r#"-- acting::due
-select id as "id: RunId"
+select id as "run: RunId", act_at as "due_at!", crashes
 from chimeway.workflow_runs
 where act_at is not null and act_at <= (select chimeway.now())
 order by act_at

@@ -45,7 +45,7 @@ impl From<sqlx::Error> for StoreError {
 /// What to do about a database error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection or the server went away: come back when it does.
+    /// The connection or the server went away, or has no room: come back when it does.
     Away,
     /// Another transaction was in the way: repeat the batch.
     Conflict,
@@ -99,11 +99,18 @@ fn fault(error: &sqlx::Error) -> Fault {
         _ => match sqlstate(error).as_deref() {
             // Deadlock, serialization failure, lock not available.
             Some("40P01" | "40001" | "55P03") => Fault::Conflict,
-            // Connection exceptions; shutdown, crash, starting up.
-            Some(code) if code.starts_with("08") || code.starts_with("57P") => Fault::Away,
-            // Too many connections; read-only; a transaction that was idle, or open, for too long; prepared
-            // statements that a pooler mixes up. Nothing of it is the fault of a row.
-            Some("53300" | "25006" | "25P03" | "25P04" | "26000" | "42P05") => Fault::Away,
+            // Connection exceptions; shutdown, crash, starting up; no disk, no memory, too many connections; the
+            // operating system's. No row is to blame.
+            Some(code)
+                if ["08", "53", "57P", "58"]
+                    .iter()
+                    .any(|class| code.starts_with(class)) =>
+            {
+                Fault::Away
+            }
+            // Read-only; a transaction that was idle, or open, for too long; prepared statements that a pooler
+            // mixes up. Neither.
+            Some("25006" | "25P03" | "25P04" | "26000" | "42P05") => Fault::Away,
             _ => Fault::Data,
         },
     }

@@ -138,6 +138,10 @@ pub struct DueEvent {
     pub now: DateTime<Utc>,
     /// Whether a record's state changed: its run is for that record.
     pub of_record: bool,
+    /// Since when it is due.
+    pub due_at: DateTime<Utc>,
+    /// Tries with which worker processes died.
+    pub crashes: i32,
 }
 
 /// Locks up to `limit` events whose runs are to be made, oldest first, among some where those are
@@ -157,7 +161,7 @@ pub async fn lock_due(
 select id as "id: EventId", tenant_id as tenant,
     workflow_definition_id as "definition: DefinitionId", occurred_at, expanded_count as expanded,
     coalesce(jsonb_array_length(recipients), 1) as "total!", (select chimeway.now()) as "now!",
-    entity is not null as "of_record!"
+    entity is not null as "of_record!", expand_at as "due_at!", crashes
 from chimeway.events
 where expand_at is not null and expand_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))

@@ -167,7 +167,7 @@ pub async fn free_runs(
     let freed = sqlx::query_scalar!(
         r#"-- interventions::free_runs
 update chimeway.workflow_runs
-set quarantine_reason = null, tries = 0, wake_at = chimeway.now()
+set quarantine_reason = null, tries = 0, crashes = least(crashes, 1), wake_at = chimeway.now()
 where id = any($2) and tenant_id = $1 and quarantine_reason is not null and ended_at is null
 returning id"#,
         tenant,
@@ -200,7 +200,7 @@ pub async fn free_events(
     Ok(sqlx::query_scalar!(
         r#"-- interventions::free_events
 update chimeway.events
-set quarantine_reason = null, tries = 0, expand_at = chimeway.now()
+set quarantine_reason = null, tries = 0, crashes = least(crashes, 1), expand_at = chimeway.now()
 where id = any($2) and tenant_id = $1 and quarantine_reason is not null
 returning id"#,
         tenant,
@@ -223,7 +223,7 @@ pub async fn free_signals(
     Ok(sqlx::query_scalar!(
         r#"-- interventions::free_signals
 update chimeway.signals
-set quarantine_reason = null, tries = 0, route_at = chimeway.now()
+set quarantine_reason = null, tries = 0, crashes = least(crashes, 1), route_at = chimeway.now()
 where id = any($2) and tenant_id = $1 and quarantine_reason is not null
 returning id"#,
         tenant,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{StoreError, StoreResult, deliveries::interval};
@@ -54,6 +55,10 @@ pub struct OwedRow {
     pub status: String,
     /// Why.
     pub status_reason: Option<String>,
+    /// Since when it is due.
+    pub due_at: DateTime<Utc>,
+    /// Tries to move its run with which worker processes died.
+    pub crashes: i32,
 }
 
 /// Results that their runs are to be told now, among some where those are given.
@@ -70,7 +75,8 @@ pub async fn list(
         OwedRow,
         r#"-- owed::list
 select id as "id: DeliveryId", workflow_run_id as "run: RunId", visit as "visit: Visit",
-    action_index as action, status, status_reason
+    action_index as action, status, status_reason, progress_owed_at as "due_at!",
+    coalesce((select r.crashes from chimeway.workflow_runs r where r.id = workflow_run_id), 0) as "crashes!"
 from chimeway.deliveries
 where progress_owed_at is not null and progress_owed_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))

@@ -177,6 +177,8 @@ pub struct RunRow {
     pub wake_at: Option<DateTime<Utc>>,
     /// The instant at which the actions of its step are to be carried out.
     pub act_at: Option<DateTime<Utc>>,
+    /// Tries with which worker processes died.
+    pub crashes: i32,
     /// That instant has come.
     pub due: bool,
     /// The database's now, when it was locked.
@@ -212,7 +214,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at,
+    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at, crashes,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where id = any($1) and case when ended_at is null then true else false end
@@ -247,7 +249,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at,
+    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at, crashes,
     coalesce(wake_at <= chimeway.clock(), false) as "due!", chimeway.clock() as "now!"
 from chimeway.workflow_runs
 where id = any($1) and ($2::text is null or tenant_id = $2)
@@ -279,7 +281,7 @@ select
     workflow_definition_id as "workflow_definition_id: DefinitionId",
     current_step_id as "current_step_id: StepId", started_at, suspended_until, visit,
     transition_count, tenant_id, actor_id, state, status_reason, terminal_reason, pending_signals,
-    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at,
+    cancel_requested_at is not null as "cancel_requested!", wake_at, act_at, crashes,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
 where wake_at is not null and wake_at <= (select chimeway.now())

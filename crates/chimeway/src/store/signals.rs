@@ -64,6 +64,17 @@ from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[])
     Ok(())
 }
 
+/// A signal to route.
+#[derive(Debug, Clone, Copy)]
+pub struct DueSignal {
+    /// Which signal.
+    pub id: SignalId,
+    /// Since when it is due.
+    pub due_at: DateTime<Utc>,
+    /// Tries with which worker processes died.
+    pub crashes: i32,
+}
+
 /// Locks up to `limit` due signals, oldest first, among some where those are given; those another worker holds are passed over.
 ///
 /// # Errors
@@ -73,10 +84,11 @@ pub async fn lock_due(
     conn: &mut PgConnection,
     among: Option<&[SignalId]>,
     limit: i64,
-) -> StoreResult<Vec<SignalId>> {
-    Ok(sqlx::query_scalar!(
+) -> StoreResult<Vec<DueSignal>> {
+    Ok(sqlx::query_as!(
+        DueSignal,
         r#"-- signals::lock_due
-select id as "id: SignalId"
+select id as "id: SignalId", route_at as "due_at!", crashes
 from chimeway.signals
 where route_at is not null and route_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))

@@ -3,6 +3,7 @@
 //! A step that writes a host's tables may wait for a row that a host holds, for a moment. So no other run is
 //! with it in its transaction, and no batch waits for it.
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, stream};
 use rand::RngExt as _;
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use super::ground::Ground;
 use crate::{
     flow::{
         Core, Point,
-        batch::Took,
+        batch::{Past, Took},
         due,
         made::{Made, SetAside},
         progress::{self, Acting},
@@ -19,7 +20,13 @@ use crate::{
     },
     ids::RunId,
     queue::QueueName,
-    store::{StoreError, StoreResult, acting, error::Fault, runs},
+    store::{
+        StoreError, StoreResult,
+        acting::{self, DueActions},
+        crashes,
+        error::Fault,
+        runs,
+    },
 };
 
 /// How many due runs one look takes.
@@ -27,12 +34,17 @@ const BATCH: i64 = 100;
 /// How many of them at a time.
 const AT_ONCE: usize = 4;
 
-/// Carries out the actions of due runs, each in a transaction of its own.
+/// Carries out the actions of due runs, each in a transaction of its own. Where a process may have died with one,
+/// the try is counted first, as [`batch::take`](crate::flow::batch::take) does.
 ///
 /// # Errors
 ///
 /// Only if the database is away.
-pub(in crate::flow) async fn take(core: &Core, sessions: &Sessions) -> StoreResult<Took> {
+pub(in crate::flow) async fn take(
+    core: &Core,
+    sessions: &Sessions,
+    suspect: Option<DateTime<Utc>>,
+) -> StoreResult<Took> {
     let work = sessions.bounded();
     let look = async {
         let mut session = work.session().await?;
@@ -42,8 +54,20 @@ pub(in crate::flow) async fn take(core: &Core, sessions: &Sessions) -> StoreResu
         StoreResult::Ok(due)
     };
     let due = work.run(look).await?;
-    let each = stream::iter(due).map(|run| one(core, sessions, run));
-    let done: Vec<StoreResult<bool>> = each.buffer_unordered(AT_ONCE).collect().await;
+    let is_safe = |one: &DueActions| {
+        let past = Past {
+            due_at: one.due_at,
+            crashes: one.crashes,
+        };
+        !past.is_dangerous() && !past.is_suspect(suspect)
+    };
+    let (safe, dangerous): (Vec<_>, Vec<_>) = due.into_iter().partition(is_safe);
+    let each = stream::iter(safe).map(|due| one(core, sessions, due.run, false));
+    let mut done: Vec<StoreResult<bool>> = each.buffer_unordered(AT_ONCE).collect().await;
+    // Nothing else is with them.
+    for due in dangerous {
+        done.push(one_counted(core, sessions, due.run).await);
+    }
     let mut took = Took::default();
     for one in done {
         took.rows += usize::from(one?);
@@ -51,10 +75,35 @@ pub(in crate::flow) async fn take(core: &Core, sessions: &Sessions) -> StoreResu
     Ok(took)
 }
 
-/// Whether there was something to do.
-async fn one(core: &Core, sessions: &Sessions, run: RunId) -> StoreResult<bool> {
+async fn one_counted(core: &Core, sessions: &Sessions, run: RunId) -> StoreResult<bool> {
     let work = sessions.bounded();
-    let error = match work.run(carry_out(core, work, run)).await {
+    let count = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let counted = crashes::count_runs(&mut tx, &[run]).await?;
+        tx.commit().await?;
+        StoreResult::Ok(counted)
+    };
+    let counted = work.run(count).await?;
+    if counted.set_aside > 0 {
+        tracing::error!(run.id = %run, "set aside: three worker processes in a row died with its actions");
+        let mut made = Made::from(SetAside {
+            runs: counted.set_aside,
+            ..SetAside::default()
+        });
+        core.wake_after(sessions, &mut made).await;
+        return Ok(true);
+    }
+    match counted.taken.as_slice() {
+        [run] => one(core, sessions, *run, true).await,
+        _ => Ok(false),
+    }
+}
+
+/// Whether there was something to do.
+async fn one(core: &Core, sessions: &Sessions, run: RunId, counted: bool) -> StoreResult<bool> {
+    let work = sessions.bounded();
+    let error = match work.run(carry_out(core, work, run, counted)).await {
         Ok(None) => return Ok(false),
         Ok(Some(mut made)) => {
             core.wake_after(sessions, &mut made).await;
@@ -69,15 +118,23 @@ async fn one(core: &Core, sessions: &Sessions, run: RunId) -> StoreResult<bool> 
         return Err(error);
     }
     let work = sessions.bounded();
-    let mut made = work.run(put_off(work, run, &error)).await?;
+    let mut made = work.run(put_off(work, run, counted, &error)).await?;
     core.wake_after(sessions, &mut made).await;
     Ok(true)
 }
 
 /// Comes back to the actions of a run later, or sets it aside where it is at fault itself.
-async fn put_off(work: Bounded<'_>, run: RunId, error: &StoreError) -> StoreResult<Made> {
+async fn put_off(
+    work: Bounded<'_>,
+    run: RunId,
+    counted: bool,
+    error: &StoreError,
+) -> StoreResult<Made> {
     let mut session = work.session().await?;
     let mut tx = session.begin().await?;
+    if counted {
+        crashes::retake_runs(&mut tx, &[run], true).await?;
+    }
     if error.fault() == Fault::Conflict {
         let jitter = rand::rng().random_range(0.5..1.0);
         tracing::debug!(run.id = %run, "another session is in the way of actions; they are tried again");
@@ -97,9 +154,17 @@ async fn put_off(work: Bounded<'_>, run: RunId, error: &StoreError) -> StoreResu
     }))
 }
 
-async fn carry_out(core: &Core, work: Bounded<'_>, run: RunId) -> StoreResult<Option<Made>> {
+async fn carry_out(
+    core: &Core,
+    work: Bounded<'_>,
+    run: RunId,
+    counted: bool,
+) -> StoreResult<Option<Made>> {
     let mut session = work.session().await?;
     let mut tx = session.begin().await?;
+    if counted {
+        crashes::retake_runs(&mut tx, &[run], true).await?;
+    }
     let began = Instant::now();
     let rows = runs::lock(&mut tx, &[run]).await?;
     let is_due = rows

@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use super::presence::Presence;
 use crate::{
     flow::{
         Core, actions, batch,
@@ -63,6 +64,7 @@ impl Kind {
 pub(super) struct Batches {
     core: Arc<Core>,
     sessions: Sessions,
+    presence: Arc<Presence>,
     queue: QueueName,
     kinds: Vec<(Kind, Mutex<Pace>)>,
 }
@@ -77,24 +79,38 @@ struct Pace {
 }
 
 impl Batches {
-    pub(super) fn signals(core: Arc<Core>, sessions: Sessions) -> Self {
-        Self::of(core, sessions, QueueName::Signals, &[Kind::Signals])
-    }
-
-    pub(super) fn workflows(core: Arc<Core>, sessions: Sessions) -> Self {
+    pub(super) fn signals(core: Arc<Core>, sessions: Sessions, presence: Arc<Presence>) -> Self {
         Self::of(
             core,
             sessions,
+            presence,
+            QueueName::Signals,
+            &[Kind::Signals],
+        )
+    }
+
+    pub(super) fn workflows(core: Arc<Core>, sessions: Sessions, presence: Arc<Presence>) -> Self {
+        Self::of(
+            core,
+            sessions,
+            presence,
             QueueName::Workflows,
             &[Kind::Events, Kind::Owed, Kind::Runs, Kind::Actions],
         )
     }
 
-    fn of(core: Arc<Core>, sessions: Sessions, queue: QueueName, kinds: &[Kind]) -> Self {
+    fn of(
+        core: Arc<Core>,
+        sessions: Sessions,
+        presence: Arc<Presence>,
+        queue: QueueName,
+        kinds: &[Kind],
+    ) -> Self {
         let kinds = kinds.iter().map(|kind| (*kind, Mutex::default())).collect();
         Self {
             core,
             sessions,
+            presence,
             queue,
             kinds,
         }
@@ -129,12 +145,13 @@ impl Batches {
 
     async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
         let (core, sessions) = (self.core.as_ref(), &self.sessions);
+        let suspect = self.presence.suspect();
         let (took, _) = match kind {
-            Kind::Signals => batch::take(core, sessions, &Route { core }).await?,
-            Kind::Events => batch::take(core, sessions, &Expand { core }).await?,
-            Kind::Runs => batch::take(core, sessions, &Due { core }).await?,
-            Kind::Owed => batch::take(core, sessions, &Owed { core }).await?,
-            Kind::Actions => return actions::take(core, sessions).await,
+            Kind::Signals => batch::take(core, sessions, &Route { core }, suspect).await?,
+            Kind::Events => batch::take(core, sessions, &Expand { core }, suspect).await?,
+            Kind::Runs => batch::take(core, sessions, &Due { core }, suspect).await?,
+            Kind::Owed => batch::take(core, sessions, &Owed { core }, suspect).await?,
+            Kind::Actions => return actions::take(core, sessions, suspect).await,
         };
         Ok(took)
     }
@@ -176,6 +193,8 @@ impl Source for Batches {
     type Job = Kind;
 
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<Kind>> {
+        // Before anything is taken up: what dies with this process is found by that.
+        self.presence.beat(&self.core, &self.sessions).await?;
         let mut jobs = vec![];
         let mut next_due: Option<Duration> = None;
         for (kind, due) in self.due().await? {

@@ -71,6 +71,8 @@ struct State {
     idle: bool,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
+    /// It is over: the next one of its kind need not wait for the next look.
+    isolated_next: bool,
     crashes_at: Option<Instant>,
     far_at: Option<Instant>,
     away: bool,
@@ -148,6 +150,8 @@ impl Deliveries {
         }
         if isolated {
             state.isolated = false;
+            state.isolated_next = true;
+            self.core.wakes.of(QueueName::Delivery).now();
         }
     }
 
@@ -264,7 +268,8 @@ impl Deliveries {
         if crashes {
             sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND).await?;
         }
-        let jobs = self.claim(free, crashes).await?;
+        let isolated_next = std::mem::take(&mut self.state().isolated_next);
+        let jobs = self.claim(free, crashes || isolated_next).await?;
         if !jobs.is_empty() {
             return Ok(Fetched {
                 jobs,
@@ -356,10 +361,11 @@ impl Source for Deliveries {
         match delivered {
             Delivery::Attempted(attempted) => {
                 // The next one can be sent while this one's result is written down: the more of them, the
-                // fewer transactions.
-                drop(in_flight);
-                drop(slot);
+                // fewer transactions. But for one whose workers died: the next of its kind may be what killed them,
+                // and this result is not to be lost with it.
+                let alone = in_flight.isolated.then_some((in_flight, slot));
                 self.stage.record(*attempted).await;
+                drop(alone);
             }
             Delivery::TooLate => {
                 // Where even that fails, the lease ends by itself.

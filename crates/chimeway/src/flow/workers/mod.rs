@@ -3,6 +3,7 @@
 mod batches;
 mod cron;
 mod delivery;
+mod presence;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -13,6 +14,9 @@ use crate::queue::{
     self, Health, QueueName,
     schedule::{CronSchedule, Duty},
 };
+
+/// How long the last word of a process may take.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// The workers of a process, made of a handle and a pool.
 ///
@@ -111,13 +115,17 @@ impl Workers {
             stage,
             limit(QueueName::Delivery),
         ));
+        let presence = Arc::new(presence::Presence::new());
+        let leaving = sessions.clone();
         let signals = Arc::new(batches::Batches::signals(
             Arc::clone(&core),
             sessions.clone(),
+            Arc::clone(&presence),
         ));
         let workflows = Arc::new(batches::Batches::workflows(
             Arc::clone(&core),
             sessions.clone(),
+            Arc::clone(&presence),
         ));
         let sweep: Arc<dyn Duty> = Arc::new(cron::ProgressionSweep {
             core: Arc::clone(&core),
@@ -136,5 +144,7 @@ impl Workers {
             .cron(&self.sweep, limit(QueueName::Default), &sweep)
             .run(shutdown)
             .await;
+        // Nothing is left behind. Where the database is away, others are careful for nothing.
+        let _ = tokio::time::timeout(LEAVE, presence.leave(&leaving)).await;
     }
 }
