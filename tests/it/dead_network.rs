@@ -42,17 +42,17 @@ async fn heavy_a_worker_gives_up_dead_connections_and_is_not_ready_meanwhile() {
     host.trigger("before").await;
     host.until("before", "waiting").await;
 
-    // It comes back as if nothing had been.
-    proxy.fall_silent();
-    until_ready(&address, 503).await;
-    proxy.resume();
-    until_ready(&address, 200).await;
-
     proxy.fall_silent();
     until_ready(&address, 503).await;
     host.trigger("meanwhile").await;
     proxy.forget();
     host.until("meanwhile", "waiting").await;
+    until_ready(&address, 200).await;
+
+    // And once more, but that it comes back as if nothing had been.
+    proxy.fall_silent();
+    until_ready(&address, 503).await;
+    proxy.resume();
     until_ready(&address, 200).await;
     host.trigger("after").await;
     host.until("after", "waiting").await;

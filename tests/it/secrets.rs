@@ -62,7 +62,7 @@ headers = {{ authorization = \"env:OTLP_AUTHORIZATION\", x-key = \"{MARK}\" }}
 }
 
 /// Every command, and a way to call it; `ID` is an id of nothing, `DIR` a folder with a journey.
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 35] = [
     "config",
     "config --json",
     "migrate",
@@ -79,6 +79,10 @@ const COMMANDS: [&str; 31] = [
     "recipients set ada --tenant t --address email=ada@example.com",
     "preferences set ada --tenant t --channel email=off",
     "queues",
+    "doctor",
+    "doctor --json",
+    "ready",
+    "prune --dry-run",
     "runs",
     "explain ID --tenant t",
     "traces ID --tenant t",

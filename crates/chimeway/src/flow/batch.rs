@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{
     Core,
@@ -98,9 +98,13 @@ async fn once<W: Work>(sessions: &Sessions, work: &W, items: &[W::Item]) -> Stor
     let whole = async {
         let mut session = bounded.session().await?;
         let mut tx = session.begin().await?;
-        let output = work.run(&mut tx, items).await?;
-        tx.commit().await?;
-        Ok(output)
+        match work.run(&mut tx, items).await {
+            Ok(output) => {
+                tx.commit().await?;
+                Ok(output)
+            }
+            Err(error) => Err(after_rollback(tx, error).await),
+        }
     };
     bounded.run(whole).await
 }
@@ -280,26 +284,22 @@ pub(super) async fn take<W: DueWork>(
     look: Look,
 ) -> StoreResult<(Took, Made)> {
     let bounded = sessions.bounded();
-    let (taken, whole) = bounded.run(take_safe(bounded, work, look)).await?;
-    let rows = taken.safe.len() + taken.suspects.len() + taken.dangerous.len();
-    let took = Took {
-        rows,
-        full: i64::try_from(rows).is_ok_and(|rows| rows >= W::LIMIT),
-    };
+    let Locked {
+        took,
+        ids,
+        whole,
+        suspects,
+        dangerous,
+    } = bounded.run(take_locked(bounded, work, look)).await?;
+    let counted = false;
     let mut made = match whole {
         Ok(made) => made,
         Err(error) if error.fault() == Fault::Away => return Err(error),
-        Err(_) => {
-            let among = Among {
-                work,
-                counted: false,
-            };
-            all(commit(sessions, &among, taken.safe).await?)
-        }
+        Err(_) => all(commit(sessions, &Among { work, counted }, ids).await?),
     };
     core.wake_after(sessions, &mut made).await;
-    let alone = taken.dangerous.into_iter().map(|id| vec![id]);
-    for ids in [taken.suspects].into_iter().chain(alone) {
+    let alone = dangerous.into_iter().map(|id| vec![id]);
+    for ids in [suspects].into_iter().chain(alone) {
         if !ids.is_empty() {
             let mut part = take_counted(sessions, work, ids).await?;
             core.wake_after(sessions, &mut part).await;
@@ -309,42 +309,58 @@ pub(super) async fn take<W: DueWork>(
     Ok((took, made))
 }
 
-/// What a look has found due.
-struct Taken<Id> {
-    safe: Vec<Id>,
-    /// A process that died may have had them.
-    suspects: Vec<Id>,
-    /// A process died with each.
-    dangerous: Vec<Id>,
+/// What one transaction locked, and what became of the work on it.
+struct Locked<W: DueWork> {
+    took: Took,
+    /// Those that were worked on.
+    ids: Vec<W::Id>,
+    whole: StoreResult<Made>,
+    /// Those that were left for a transaction of their own: all at once, and one by one.
+    suspects: Vec<W::Id>,
+    dangerous: Vec<W::Id>,
 }
 
-/// What was locked, and what became of the work on what speaks nothing against.
-async fn take_safe<W: DueWork>(
+async fn take_locked<W: DueWork>(
     bounded: Bounded<'_>,
     work: &W,
     look: Look,
-) -> StoreResult<(Taken<W::Id>, StoreResult<Made>)> {
+) -> StoreResult<Locked<W>> {
     let mut session = bounded.session().await?;
     let mut tx = session.begin().await?;
     let mut rows = work.lock(&mut tx, None, look.floor, W::LIMIT).await?;
+    let took = Took {
+        rows: rows.len(),
+        full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
+    };
     let ids_of = |rows: &[W::Row]| rows.iter().map(W::id).collect::<Vec<W::Id>>();
     let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
     let dangerous = ids_of(&dangerous.collect::<Vec<_>>());
     let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(look.suspect));
     let suspects = ids_of(&suspects.collect::<Vec<_>>());
-    let taken = Taken {
-        safe: ids_of(&rows),
+    let ids = ids_of(&rows);
+    let whole = match rows.is_empty() {
+        true => Ok(Made::default()),
+        false => work.work(&mut tx, rows).await,
+    };
+    let whole = match whole {
+        Ok(made) if took.rows == 0 => Ok(made),
+        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
+        Err(error) => Err(after_rollback(tx, error).await),
+    };
+    Ok(Locked {
+        took,
+        ids,
+        whole,
         suspects,
         dangerous,
-    };
-    if rows.is_empty() {
-        return Ok((taken, Ok(Made::default())));
-    }
-    let whole = match work.work(&mut tx, rows).await {
-        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
-        Err(error) => Err(error),
-    };
-    Ok((taken, whole))
+    })
+}
+
+/// The error, with its rows free again: whoever comes back to them at once would pass over those that are locked.
+async fn after_rollback(tx: Transaction<'_, Postgres>, error: StoreError) -> StoreError {
+    // Where that fails its connection is lost, and they are free by that.
+    let _ = tx.rollback().await;
+    error
 }
 
 /// Works on rows that this process may not survive: what would remain of it is committed before.

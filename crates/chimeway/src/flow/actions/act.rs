@@ -34,7 +34,7 @@ const BATCH: i64 = 100;
 const AT_ONCE: usize = 4;
 
 /// Carries out the actions of due runs, each in a transaction of its own. Where a process may have died with one,
-/// the try is counted first, as [`batch::take`] does.
+/// the try is counted first, as [`batch::take`](crate::flow::batch::take) does.
 ///
 /// # Errors
 ///
