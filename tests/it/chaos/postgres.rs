@@ -35,6 +35,11 @@ async fn restarts(
         cell.server.start();
         restarts += 1;
     }
+    // Each of them is at work again.
+    const AT_WORK: &str = "
+        select count(distinct worker) / 3 from chimeway.delivery_attempts
+        where started_at > pg_postmaster_start_time()";
+    cell.until_some(AT_WORK).await;
     let verdict = cell
         .verdict(load, workers, Faults::Other(restarts, what))
         .await;
