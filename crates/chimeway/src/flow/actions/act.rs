@@ -74,7 +74,7 @@ async fn one_counted(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<bool
     let counted = crashes::count_runs(&mut tx, &[run]).await?;
     tx.commit().await?;
     if counted.set_aside > 0 {
-        tracing::error!(run.id = %run, "set aside: three worker processes in a row died with its actions");
+        tracing::error!(run.id = %run, "set aside: five worker processes in a row died with its actions");
         let mut made = Made::from(SetAside {
             runs: counted.set_aside,
             ..SetAside::default()
