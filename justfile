@@ -10,6 +10,10 @@ demo *arguments:
 bench *arguments:
     cargo run --release -p chimeway-worker -- bench {{arguments}}
 
+# Whether tables and indexes level off under a load with short retention; ten minutes
+soak *arguments:
+    scripts/soak {{arguments}}
+
 # The same journeys over apalis-postgres jobs, for ADR 0001 (benches/over-apalis-postgres)
 bench-over-apalis *arguments:
     cargo run --release --manifest-path benches/over-apalis-postgres/Cargo.toml -- {{arguments}}
@@ -35,6 +39,10 @@ fmt:
 
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
+
+# Licenses, banned crates and sources of the dependencies
+deny *arguments:
+    scripts/deny {{arguments}}
 
 # Run the tests and take the snapshots they produce
 accept *arguments:

@@ -256,6 +256,7 @@ async fn a_claim_in_progress_is_waited_for_and_named() {
             left: &BTreeMap::new(),
             isolated: false,
             turns_after: None,
+            floor: None,
         };
         let claimed = claims::claim(&mut claiming, &claim).await.unwrap();
         assert_eq!(claimed.len(), 1);

@@ -56,9 +56,10 @@ async fn six_processes_migrate_at_once() {
     let applied = psql(
         &url,
         &[],
-        "select count(*) = max(version), bool_and(success) from chimeway._sqlx_migrations",
+        "select count(*), bool_and(success) from chimeway._sqlx_migrations",
     );
-    assert_eq!(applied.expect(0).out, "t|t\n");
+    let known = chimeway::store::schema::MIGRATOR.iter().count();
+    assert_eq!(applied.expect(0).out, format!("{known}|t\n"));
 }
 
 #[tokio::test]

@@ -407,3 +407,37 @@ fn documents(files: &[(&str, String)]) -> tempfile::TempDir {
     }
     folder
 }
+
+/// What is named by mistake may have no end.
+#[test]
+fn a_file_without_an_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let templates = folder.path().join("templates");
+    fs::create_dir(&templates).unwrap();
+    fs::write(templates.join("r.txt"), vec![b'x'; 2 * 1024 * 1024]).unwrap();
+    fs::write(folder.path().join("k.yaml"), JOURNEY).unwrap();
+    let folder = folder.path().to_str().unwrap();
+    for (line, said) in [
+        (
+            "workflows validate /dev/zero",
+            "cannot read /dev/zero: it is larger than 1 MiB",
+        ),
+        (
+            "--config /dev/zero config",
+            "cannot read the settings in /dev/zero",
+        ),
+        (
+            &format!("workflows validate {folder}"),
+            "it is larger than 1 MiB",
+        ),
+    ] {
+        let mut program = command(chimeway_path());
+        let ran = Ran::from(program.args(words(line)).output().unwrap()).expect(1);
+        assert!(
+            format!("{}{}", ran.out, ran.err).contains(said),
+            "{line}: {}{}",
+            ran.out,
+            ran.err
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! What the documents say works: every block of YAML is a valid workflow or a setting, every block of
 //! SQL and of commands runs. A block marked `ignore` does not end by itself or is only shown.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use chimeway::{
     Chimeway, Document,
@@ -13,15 +13,23 @@ use sqlx::Executor as _;
 use crate::programs::{chimeway_path, command, psql, root, run_with_input};
 
 /// A fenced block.
-struct Block {
-    place: String,
-    language: String,
-    text: String,
+pub(crate) struct Block {
+    pub(crate) place: String,
+    pub(crate) language: String,
+    pub(crate) text: String,
 }
 
-/// The blocks of these languages in `docs/`.
+/// The blocks of this language in `docs/`.
 fn blocks(language: &str) -> Vec<Block> {
-    let mut pages: Vec<PathBuf> = std::fs::read_dir(root().join("docs"))
+    let mut found = blocks_of("docs");
+    found.retain(|block| block.language == language);
+    assert!(!found.is_empty(), "no block of {language} is left");
+    found
+}
+
+/// The blocks of the pages in a folder.
+pub(crate) fn blocks_of(folder: &str) -> Vec<Block> {
+    let mut pages: Vec<PathBuf> = std::fs::read_dir(root().join(folder))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "md"))
@@ -36,7 +44,7 @@ fn blocks(language: &str) -> Vec<Block> {
             match (&mut open, line.strip_prefix("```")) {
                 (None, Some(language)) => {
                     open = Some(Block {
-                        place: format!("docs/{name}:{}", number + 1),
+                        place: format!("{folder}/{name}:{}", number + 1),
                         language: language.to_owned(),
                         text: String::new(),
                     });
@@ -50,9 +58,19 @@ fn blocks(language: &str) -> Vec<Block> {
             }
         }
     }
-    found.retain(|block| block.language == language);
-    assert!(!found.is_empty(), "no block of {language} is left");
     found
+}
+
+/// A shell that stops at the first error, has `chimeway` in its path, and sees that database alone.
+pub(crate) fn shell(url: &str) -> Command {
+    let program = chimeway_path();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = program.parent().map(PathBuf::from).into_iter();
+    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
+    let mut shell = command("bash");
+    shell.args(["-euo", "pipefail"]).current_dir(root());
+    shell.env("PATH", &path).env("DATABASE_URL", url);
+    shell
 }
 
 #[test]
@@ -130,15 +148,8 @@ async fn the_transaction_in_the_readme_starts_a_run() {
 #[tokio::test]
 async fn every_command_in_the_documents_runs() {
     let db = database().await;
-    let program = chimeway_path();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = program.parent().map(PathBuf::from).into_iter();
-    let path = std::env::join_paths(folders.chain(std::env::split_paths(&path))).unwrap();
     for block in blocks("sh") {
-        let mut shell = command("bash");
-        shell.args(["-euo", "pipefail"]).current_dir(root());
-        shell.env("PATH", &path).env("DATABASE_URL", db.url());
-        let ran = run_with_input(shell, &block.text);
+        let ran = run_with_input(shell(&db.url()), &block.text);
         assert_eq!(ran.code, 0, "{}: {}", block.place, ran.err);
     }
 }

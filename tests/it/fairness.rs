@@ -72,6 +72,7 @@ async fn claimed_of(
         left,
         isolated: false,
         turns_after,
+        floor: None,
     };
     let rows = claims::claim(&mut conn, &claim).await.unwrap();
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();
@@ -165,6 +166,7 @@ async fn who_is_passed_over_for_want_of_slots_is_next() {
         left: &left,
         isolated: false,
         turns_after: BEGINNING,
+        floor: None,
     };
     let rows = claims::claim(&mut conn, &claim).await.unwrap();
     let taken = rows

@@ -126,6 +126,17 @@ impl Host {
         .await;
     }
 
+    /// The same where tries may have failed: nobody waits for their backoff.
+    pub(crate) async fn until_ended_after_all(&self, count: usize) {
+        let count = i64::try_from(count).unwrap();
+        let statement = "select count(*) from chimeway.workflow_runs where ended_at is not null";
+        eventually(&format!("{count} runs end"), async || {
+            end_backoffs(&self.pool).await;
+            (number(&self.pool, statement).await == count).then_some(())
+        })
+        .await;
+    }
+
     /// Where someone's run is and why.
     pub(crate) async fn explain(&self, recipient: &str) -> chimeway::flow::Explanation {
         let run = self.run_of(recipient).await;

@@ -400,3 +400,55 @@ fn the_program_takes_the_settings_of_the_page() {
         assert_eq!(ran.code, 0, "{block}\n{}", ran.err);
     }
 }
+
+/// Where a template makes the host, it is as with a recipient's own URL.
+#[tokio::test]
+async fn a_host_that_is_inserted_is_not_a_private_one() {
+    let receiver = Receiver::start([Reply::status(200)]).await;
+    let port = receiver.port;
+    let with = |settings: &str| {
+        channel(&format!(
+            "[channels.x]\nadapter = \"http\"\nurl = \"http://{{{{ address | safe }}}}:{port}/hook\"\n{settings}"
+        ))
+    };
+    let refused = r#"permanent {"class":"private_target"}"#;
+    for host in ["127.0.0.1", "localhost", "user@127.0.0.1", "0x7f000001"] {
+        let sent = with("").send(&message_to(host)).await;
+        assert_eq!(told(sent), refused, "{host}");
+    }
+    assert!(receiver.requests().is_empty());
+    let allowing = with("allow_private = [\"127.0.0.1\"]");
+    let sent = allowing.send(&message_to("127.0.0.1")).await;
+    assert_eq!(told(sent), r#"taken {"status":200}"#);
+}
+
+/// What a message inserts makes no header of its own, nor does it speak of the connection.
+#[tokio::test]
+async fn no_header_is_injected() {
+    let receiver = Receiver::start([Reply::status(200)]).await;
+    let channel = with(
+        &receiver,
+        "headers = { x-title = \"{{ params.title | safe }}\" }",
+    );
+    for title in [
+        "a\r\nx-evil: 1",
+        "a\nx-evil: 1",
+        "a\rb",
+        "a\u{0}b",
+        "a\r\n\r\nGET / HTTP/1.1",
+    ] {
+        let mut message = message_to("a");
+        message.params = json!({ "title": title });
+        assert_eq!(
+            told(channel.send(&message).await),
+            r#"permanent {"class":"header"}"#
+        );
+    }
+    assert!(receiver.requests().is_empty());
+    for name in ["Host", "content-length", "Transfer-Encoding", "connection"] {
+        let mut settings = HttpSettings::new(receiver.url());
+        settings.headers.insert(name.to_owned(), "x".to_owned());
+        let refusal = settings.build().err().unwrap().to_string();
+        assert!(refusal.contains("only the client says that"), "{refusal}");
+    }
+}

@@ -93,19 +93,29 @@ fn config_shows_each_setting_with_its_source_and_no_secret() {
     SETTING                    VALUE                  SOURCE
     config                     chimeway.toml          flag --config
     database_url               set (db.example:5432)  environment DATABASE_URL
+    pooled                     false                  default
+    direct_url                 -                      default
     log                        debug                  flag --log
     log_format                 text                   default
     lease_seconds              30                     default
     grace_seconds              7                      environment CHIMEWAY_GRACE_SECONDS
+    transaction_seconds        30                     default
     pool_size                  4                      file chimeway.toml
     http                       -                      default
     extra_channels             -                      default
     extra_steps                -                      default
     extra_actions              -                      default
+    allow_private              -                      default
     queues.default             10                     default
     queues.chimeway_delivery   20                     default
     queues.chimeway_signals    10                     default
     queues.chimeway_workflows  5                      default
+    retention.runs             30d                    default
+    retention.inbox            90d                    default
+    retention.events           30d                    default
+    retention.signals          30d                    default
+    retention.interventions    365d                   default
+    retention.ticks            1d                     default
     otlp.endpoint              -                      default
     otlp.service_name          chimeway               default
     otlp.ratio                 1                      default

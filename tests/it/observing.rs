@@ -18,12 +18,12 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-fn all() -> BTreeSet<&'static str> {
+pub(crate) fn all() -> BTreeSet<&'static str> {
     ours::ALL.iter().map(|metric| metric.name).collect()
 }
 
 /// The metrics that a text names, a series of a histogram by its metric.
-fn named(text: &str) -> BTreeSet<&str> {
+pub(crate) fn named(text: &str) -> BTreeSet<&str> {
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words = text.split(|letter| !is_name(letter));
     let words = words.filter(|word| word.starts_with("chimeway_"));
@@ -74,6 +74,13 @@ fn drawn() -> Vec<(String, String)> {
 struct Alert {
     name: String,
     expression: String,
+    runbook: String,
+}
+
+/// Every alert, and where the runbook says what to do about it.
+pub(crate) fn runbooks() -> Vec<(String, String)> {
+    let alerts = alerts().into_iter();
+    alerts.map(|alert| (alert.name, alert.runbook)).collect()
 }
 
 fn alerts() -> Vec<Alert> {
@@ -88,14 +95,19 @@ fn alerts() -> Vec<Alert> {
             ["critical", "warning"].contains(&severity),
             "{name}: {severity}"
         );
-        for field in ["summary", "description"] {
+        for field in ["summary", "description", "runbook"] {
             assert!(
                 rule["annotations"][field].is_string(),
                 "{name} has no {field}"
             );
         }
         let expression = rule["expr"].as_str().unwrap().to_owned();
-        Alert { name, expression }
+        let runbook = rule["annotations"]["runbook"].as_str().unwrap().to_owned();
+        Alert {
+            name,
+            expression,
+            runbook,
+        }
     });
     rules.collect()
 }

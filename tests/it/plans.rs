@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::programs::{psql, root};
 
 /// Lists for people at a prompt, who may ask for anything.
-const MAY_READ_ALL: &[&str] = &["run_views::list"];
+const MAY_READ_ALL: &[&str] = &["run_views::list", "prunable::count"];
 
 /// Tables that grow with what hosts do.
 const HOT: [&str; 9] = [
@@ -56,6 +56,20 @@ const BY_INDEX: &[(&str, &str)] = &[
     ("health::left", "workflow_runs_set_aside"),
     ("inbox::list", "notifications_inbox"),
     ("owed::list", "deliveries_progress_owed"),
+    ("retention::lock_ended", "workflow_runs_ended"),
+    ("retention::lock_deliveries", "deliveries_visit_unique"),
+    ("retention::delete_runs", "workflow_transitions_pkey"),
+    ("retention::delete_runs", "delivery_attempts_pkey"),
+    ("retention::delete_runs", "deliveries_pkey"),
+    ("retention::delete_runs", "workflow_runs_pkey"),
+    ("retention::leave_events", "notifications_recipient_unique"),
+    ("retention::leave_events", "workflow_runs_event_once"),
+    ("retention::delete_childless", "events_childless"),
+    ("retention::lock_kept_items", "notifications_kept"),
+    ("retention::unexpanded", "events_due"),
+    ("retention::unexpanded", "events_set_aside"),
+    ("retention::delete_signals", "signals_pkey"),
+    ("retention::delete_signals", "workflow_runs_live"),
     ("runs::lock_due", "workflow_runs_due"),
     ("signals::candidates", "workflow_runs_live"),
     ("signals::lock_due", "signals_due"),

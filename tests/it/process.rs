@@ -139,6 +139,12 @@ impl WorkerCommand {
         self
     }
 
+    /// Through a pooler in transaction mode.
+    pub(crate) fn pooled(mut self) -> Self {
+        self.command.arg("--pooled");
+        self
+    }
+
     /// Work is found by polling alone.
     pub(crate) fn without_listening(mut self) -> Self {
         self.command.arg("--no-listen");

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The secret of the specification's own example.
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBka";
 
 pub(crate) fn message(address: Option<&str>) -> Message {
@@ -131,7 +131,8 @@ fn the_public_vector_is_signed_as_published() {
 async fn a_receiver_can_verify_what_it_gets() {
     let receiver = Receiver::start([Reply::status(503), Reply::status(202)]).await;
     let mut settings = WebhookSettings::new(SECRET);
-    settings.previous_secret = Some(OLD_SECRET.to_owned());
+    settings.previous_secret = Some(OLD_SECRET.into());
+    settings.allow_private = vec!["127.0.0.1".parse().unwrap()];
     let channel = settings.build().unwrap();
     assert!(channel.needs_address());
     let message = message(Some(&receiver.url()));
@@ -333,16 +334,13 @@ fn settings_that_cannot_work_are_refused() {
     };
     assert_eq!(problem(|_| {}), "");
     assert_eq!(problem(|it| it.url = Some("example.com".to_owned())), "url");
+    assert_eq!(problem(|it| it.secret = "whsec_c2hvcnQ=".into()), "secret");
     assert_eq!(
-        problem(|it| it.secret = "whsec_c2hvcnQ=".to_owned()),
+        problem(|it| it.secret = "not base64 at all, and no secret".into()),
         "secret"
     );
     assert_eq!(
-        problem(|it| it.secret = "not base64 at all, and no secret".to_owned()),
-        "secret"
-    );
-    assert_eq!(
-        problem(|it| it.previous_secret = Some(String::new())),
+        problem(|it| it.previous_secret = Some("".into())),
         "previous_secret"
     );
     assert_eq!(problem(|it| it.timeout_seconds = 0), "timeout_seconds");
@@ -429,7 +427,11 @@ async fn a_worker_sends_what_its_settings_say_and_refuses_to_start_without_the_s
     let expected = "chimeway.toml, line 3: [channels.partner] `secret` is `env:PARTNER_SECRET`, which is not set";
     assert!(refused.contains(expected), "{refused}");
 
-    let mut command = chimeway_at(&db.url(), &worker);
+    // This machine is private: a worker that is to call it is told so.
+    let mut command = chimeway_at(
+        &db.url(),
+        &[&worker[..], &["--allow-private", "127.0.0.1"]].concat(),
+    );
     command.env("PARTNER_SECRET", SECRET);
     let worker = Running::of(command);
     let request = eventually("a request", async || receiver.requests().pop()).await;

@@ -34,6 +34,8 @@ pub struct Builder {
     pub(crate) port: Option<u16>,
     pub(crate) database: Option<String>,
     pub(crate) settings: Vec<(String, String)>,
+    /// The port of the server whose replica it is to be.
+    pub(crate) primary: Option<u16>,
     pub(crate) temporary_parents: Vec<PathBuf>,
 }
 
@@ -45,6 +47,7 @@ impl Default for Builder {
             port: None,
             database: None,
             settings: Vec::new(),
+            primary: None,
             // The first may be out of reach for the user that runs the server for root.
             temporary_parents: vec![std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()],
         }
@@ -84,6 +87,15 @@ impl Builder {
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// A replica of the cluster that runs on that port: a copy of its data, to which it streams what it commits
+    /// from then on. It accepts connections that read. [`Cluster::promote`] makes it a primary. The copy takes about a
+    /// second; [`Builder::database`] does not count.
+    #[must_use]
+    pub fn replica_of(mut self, primary: u16) -> Self {
+        self.primary = Some(primary);
         self
     }
 

@@ -55,7 +55,10 @@ impl Cluster {
             folder,
         };
         if !cluster.folder.data().exists() {
-            cluster.initialize(builder.database.as_deref())?;
+            match builder.primary {
+                Some(primary) => cluster.copy(primary)?,
+                None => cluster.initialize(builder.database.as_deref())?,
+            }
         }
         cluster.start_on(builder.port)?;
         Ok(cluster)
@@ -77,14 +80,43 @@ impl Cluster {
         }
     }
 
-    /// Makes the data directory under another name first: one that has its name is complete.
-    fn initialize(&mut self, database: Option<&str>) -> Result<(), ClusterError> {
+    /// An empty directory under another name: one that has its name is complete.
+    fn unfinished(&self) -> Result<PathBuf, ClusterError> {
         let unfinished = self.folder.path().join("data.new");
         if unfinished.exists() {
             std::fs::remove_dir_all(&unfinished).map_err(ClusterError::io("remove data.new"))?;
         }
         make_directory(&unfinished, self.owner.as_ref())?;
+        Ok(unfinished)
+    }
 
+    fn finish(&self, unfinished: &Path) -> Result<(), ClusterError> {
+        std::fs::rename(unfinished, self.folder.data())
+            .map_err(ClusterError::io("name the data directory"))
+    }
+
+    /// Makes the data directory of a replica: what the primary has, and where to ask for more.
+    fn copy(&mut self, primary: u16) -> Result<(), ClusterError> {
+        let unfinished = self.unfinished()?;
+        let mut copying = self.command(&self.programs.pg_basebackup(), &unfinished);
+        let from = format!("host=127.0.0.1 port={primary} user=postgres sslmode=disable");
+        copying.args([
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--wal-method=stream",
+        ]);
+        copying.arg("--dbname").arg(from);
+        copying.arg("--pgdata").arg(&unfinished);
+        if self.durability == Durability::OffForTests {
+            copying.arg("--no-sync");
+        }
+        self.run("pg_basebackup", copying)?;
+        self.finish(&unfinished)
+    }
+
+    /// Makes the data directory.
+    fn initialize(&mut self, database: Option<&str>) -> Result<(), ClusterError> {
+        let unfinished = self.unfinished()?;
         let mut initdb = self.command(&self.programs.initdb(), &unfinished);
         initdb.args([
             "--username=postgres",
@@ -112,8 +144,20 @@ impl Cluster {
             self.run("postgres --single", postgres)?;
             std::fs::remove_file(&input).map_err(doing())?;
         }
-        std::fs::rename(&unfinished, self.folder.data())
-            .map_err(ClusterError::io("name the data directory"))
+        self.finish(&unfinished)
+    }
+
+    /// Makes a replica a primary; returns when it can be written to. What its primary did not send it is
+    /// forgotten. See that the old one does not run any more: nothing here stops it.
+    ///
+    /// # Errors
+    ///
+    /// When it is no replica, or does not run.
+    pub fn promote(&mut self) -> Result<(), ClusterError> {
+        let data = self.folder.data();
+        let mut promoting = self.command(&self.programs.pg_ctl(), &data);
+        promoting.args(["promote", "--wait", "--pgdata"]).arg(&data);
+        self.run("pg_ctl promote", promoting)
     }
 
     /// A program of the server's: as its user, without the databases of the machine.

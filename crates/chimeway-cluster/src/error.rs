@@ -37,8 +37,8 @@ pub enum ClusterError {
     #[error("`{0}` is no name for a database here: use lower-case letters, digits and `_`")]
     DatabaseName(String),
 
-    /// `initdb`, or the creation of the first database, failed.
-    #[error("cannot make a data directory: {program} failed\n{output}")]
+    /// `initdb`, the creation of the first database, the copy of a primary or a promotion failed.
+    #[error("cannot prepare a data directory: {program} failed\n{output}")]
     Prepare {
         /// The program that failed.
         program: &'static str,

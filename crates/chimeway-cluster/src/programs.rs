@@ -31,6 +31,24 @@ impl Programs {
     pub(crate) fn postgres(&self) -> PathBuf {
         self.folder.join("postgres")
     }
+
+    pub(crate) fn pg_basebackup(&self) -> PathBuf {
+        self.beside_postgres("pg_basebackup")
+    }
+
+    pub(crate) fn pg_ctl(&self) -> PathBuf {
+        self.beside_postgres("pg_ctl")
+    }
+
+    /// A program that few need: where only links to the usual ones are on the `PATH`, it is where those lead.
+    fn beside_postgres(&self, name: &str) -> PathBuf {
+        let postgres = self.postgres().canonicalize();
+        let folder = postgres.ok().and_then(|it| Some(it.parent()?.to_owned()));
+        match folder.map(|folder| folder.join(name)) {
+            Some(program) if program.is_file() => program,
+            _ => self.folder.join(name),
+        }
+    }
 }
 
 fn is_complete(folder: &Path) -> bool {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chimeway_cluster::{Cluster, ClusterError, Data, Durability, Mode};
 
 mod support;
-use support::{is_running, processes_that_mention, query, shared_folder};
+use support::{eventually, is_running, processes_that_mention, query, shared_folder};
 
 fn start_temporary() -> Cluster {
     Cluster::builder()
@@ -212,4 +212,29 @@ fn clusters_started_at_once_do_not_meet() {
         let url = cluster.url("chimeway_test");
         assert_eq!(query(&url, "select n from t"), index.to_string());
     }
+}
+
+#[test]
+fn a_replica_reads_what_its_primary_commits_and_writes_when_it_is_promoted() {
+    let mut primary = start_temporary();
+    let mut replica = Cluster::builder()
+        .durability(Durability::OffForTests)
+        .replica_of(primary.port())
+        .start()
+        .unwrap();
+    let (there, here) = (primary.url("chimeway_test"), replica.url("chimeway_test"));
+    query(&there, "create table kept (id int)");
+    query(&there, "insert into kept values (1)");
+    eventually("the replica has it", || {
+        query(
+            &here,
+            "select to_regclass('kept') is not null and pg_is_in_recovery()",
+        ) == "t"
+            && query(&here, "select count(*) from kept") == "1"
+    });
+    primary.stop_server(Mode::Immediate).unwrap();
+    replica.promote().unwrap();
+    query(&here, "insert into kept values (2)");
+    assert_eq!(query(&here, "select count(*) from kept"), "2");
+    assert!(replica.promote().is_err(), "it is no replica any more");
 }

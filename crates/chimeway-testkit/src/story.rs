@@ -164,14 +164,14 @@ impl Story {
     /// another session holds it, does not count.
     async fn next_due(&self) -> Option<DateTime<Utc>> {
         let mut conn = ok(self.pool().acquire().await);
-        let workflows = ok(due::workflows(&mut conn).await);
+        let workflows = ok(due::workflows(&mut conn, due::OfWorkflows::default()).await);
         let waits = [
-            workflows.events,
-            workflows.runs,
-            workflows.owed,
-            workflows.actions,
-            ok(due::deliveries(&mut conn).await).to_claim,
-            ok(due::signals(&mut conn).await),
+            workflows.events.due,
+            workflows.runs.due,
+            workflows.owed.due,
+            workflows.actions.due,
+            ok(due::deliveries(&mut conn, None).await).to_claim,
+            ok(due::signals(&mut conn, None).await).due,
         ];
         let ahead = waits.into_iter().flatten().filter(|wait| !wait.is_zero());
         Some(self.now() + TimeDelta::from_std(ahead.min()?).ok()?)

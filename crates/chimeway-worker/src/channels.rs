@@ -5,15 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Display,
+    fmt::{self, Display},
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
 use chimeway::{
     channels::{
-        Channel, ChannelConfigError, Log, Message, Receipt, SendError, email::EmailSettings,
-        http::HttpSettings, webhook::WebhookSettings,
+        AllowedTarget, Channel, ChannelConfigError, Log, Message, Receipt, SendError,
+        email::EmailSettings, http::HttpSettings, webhook::WebhookSettings,
     },
     flow::{ChimewayBuilder, FlowError},
     ids::ChannelName,
@@ -22,7 +22,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use toml::{Spanned, Table, Value};
 
 use crate::{
-    config::{ConfigError, line_of},
+    config::{ConfigError, line_of, without_value},
     error::CliError,
 };
 
@@ -44,13 +44,22 @@ pub(crate) enum Adapter {
 pub(crate) type Written = BTreeMap<String, Spanned<Value>>;
 
 /// The settings of one channel.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct ChannelSettings {
     pub(crate) adapter: Adapter,
     place: Place,
     table: Table,
     /// Variables that the settings name and that are not set.
     missing: Vec<(String, String)>,
+}
+
+/// Nothing of the table, in which secrets are.
+impl fmt::Debug for ChannelSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelSettings")
+            .field("adapter", &self.adapter)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where settings are from.
@@ -149,11 +158,12 @@ impl ChannelSettings {
                 let mut keys = self.table.keys();
                 let told = error.to_string();
                 let key = keys.find(|key| told.contains(&format!("`{key}`")));
-                self.place.bad(name, key.map(String::as_str), told.trim())
+                let told = without_value(told.trim());
+                self.place.bad(name, key.map(String::as_str), told)
             })
     }
 
-    /// Adds the channel to the library's.
+    /// Adds the channel to the library's. It may call private places that it allows, or that all may call.
     ///
     /// A process that sends needs all of it. One that does not takes a channel whose secrets are in
     /// other processes' environments as what it is, without being able to send.
@@ -161,9 +171,15 @@ impl ChannelSettings {
         &self,
         name: &ChannelName,
         builder: ChimewayBuilder,
+        allow_private: &[AllowedTarget],
         sends: bool,
     ) -> Result<ChimewayBuilder, CliError> {
-        let checked = self.check(name)?;
+        let mut checked = self.check(name)?;
+        match &mut checked {
+            Checked::Webhook(settings) => settings.allow_private.extend_from_slice(allow_private),
+            Checked::Http(settings) => settings.allow_private.extend_from_slice(allow_private),
+            Checked::Log | Checked::Smtp(_) => {}
+        }
         if let Some((key, variable)) = self.missing.first() {
             if sends {
                 let problem = format!("`{key}` is `env:{variable}`, which is not set");

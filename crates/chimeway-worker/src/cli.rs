@@ -6,14 +6,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        approvals, bench, cancel, completions, demo, dev, explain, inbox, init, migrate,
-        preferences, queues, recipients, retry, roles, runs, settings, templates, tokens, traces,
-        track, trigger, worker, workflows,
+        approvals, bench, cancel, completions, demo, dev, doctor, explain, inbox, init, migrate,
+        preferences, prune, queues, ready, recipients, retry, roles, runs, settings, templates,
+        tokens, traces, track, trigger, worker, workflows,
     },
     config::{Layer, LogFormat},
 };
 
-/// Durable, explainable notification journeys on PostgreSQL.
+/// Durable, explainable notification journeys and business workflows on PostgreSQL
 #[derive(Parser)]
 #[command(
     name = "chimeway",
@@ -26,7 +26,8 @@ Start here:
   chimeway demo              a journey from trigger to end, on a private PostgreSQL
   chimeway init              a first journey of your own; then `chimeway dev` plays it
   chimeway migrate           make the schema `chimeway` in your database
-  chimeway worker            send, wait and escalate until told to stop"
+  chimeway worker            send, wait, decide and escalate until told to stop
+  chimeway doctor            what is misconfigured, and how to mend it"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -39,9 +40,13 @@ pub(crate) struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE [env: DATABASE_URL]
+    /// The database: postgres://USER:PASSWORD@HOST:PORT/DATABASE; HOST:PORT,HOST:PORT where there are
+    /// replicas [env: DATABASE_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) database_url: Option<String>,
+    /// The database is reached through a pooler in transaction mode, such as PgBouncer [env: CHIMEWAY_POOLED]
+    #[arg(long, global = true)]
+    pub(crate) pooled: bool,
     /// A TOML file with settings; the environment and flags win over it [env: CHIMEWAY_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -51,8 +56,13 @@ pub(crate) struct Global {
     /// What to log, on standard error: `info`, `chimeway=debug,sqlx=warn` [env: CHIMEWAY_LOG]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
-    /// How log lines are written [env: CHIMEWAY_LOG_FORMAT] [default: text]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    /// How log lines are written: text, or json, one object a line [env: CHIMEWAY_LOG_FORMAT] [default: text]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
     pub(crate) log_format: Option<LogFormat>,
 }
 
@@ -61,6 +71,7 @@ impl Global {
     pub(crate) fn layer(&self) -> Layer {
         Layer {
             database_url: self.database_url.clone(),
+            pooled: self.pooled.then_some(true),
             log: self.log.clone(),
             log_format: self.log_format,
             ..Layer::default()
@@ -68,20 +79,23 @@ impl Global {
     }
 }
 
-/// One file each in `commands/`.
+/// One file each in `commands/`: to begin with, to operate, to write workflows, to follow them, people, the rest.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Demo(demo::Args),
+    Init(init::Args),
     Dev(dev::Args),
     Migrate(migrate::Args),
     Worker(worker::Args),
+    Doctor(doctor::Args),
+    Queues(queues::Args),
+    Ready(ready::Args),
+    Prune(prune::Args),
+    Config(settings::Args),
     Workflows(workflows::Args),
     Templates(templates::Args),
     Trigger(trigger::Args),
     Track(track::Args),
-    Recipients(recipients::Args),
-    Preferences(preferences::Args),
-    Queues(queues::Args),
     Runs(runs::Args),
     Explain(explain::Args),
     Traces(traces::Args),
@@ -91,11 +105,11 @@ pub(crate) enum Command {
     Approve(approvals::Approve),
     Reject(approvals::Reject),
     Roles(roles::Args),
+    Recipients(recipients::Args),
+    Preferences(preferences::Args),
     Inbox(inbox::Args),
     Tokens(tokens::Args),
-    Init(init::Args),
     Bench(bench::Args),
-    Config(settings::Args),
     Completions(completions::Args),
 }
 
@@ -175,7 +189,14 @@ mod tests {
             ("chimeway worker --http 127.0.0.1:9464".into(), true),
             ("chimeway worker --http".into(), false),
             ("chimeway queues --json".into(), true),
+            ("chimeway prune --kind runs --older-than 7d".into(), true),
+            ("chimeway prune --older-than 7d".into(), false),
+            ("chimeway prune --kind runs --older-than off".into(), false),
+            ("chimeway prune --kind workflows".into(), false),
+            ("chimeway prune --dry-run --json".into(), true),
             ("chimeway queues chimeway_delivery".into(), false),
+            ("chimeway doctor --accept tls --accept role".into(), true),
+            ("chimeway doctor --accept nothing".into(), false),
             (
                 "chimeway trigger k --tenant t --recipient r --address email=a@b.example".into(),
                 true,

@@ -20,7 +20,8 @@ use std::{
 };
 
 use chimeway::{
-    flow::Writable,
+    channels::AllowedTarget,
+    flow::{Age, Kept, Retention, Writable, read_text},
     ids::{ActionName, ChannelName, KindName},
     queue::QueueName,
 };
@@ -49,6 +50,8 @@ pub(crate) enum LogFormat {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Layer {
     pub(crate) database_url: Option<String>,
+    pub(crate) pooled: Option<bool>,
+    pub(crate) direct_url: Option<String>,
     pub(crate) log: Option<String>,
     pub(crate) log_format: Option<LogFormat>,
     #[serde(default)]
@@ -64,12 +67,17 @@ pub(crate) struct Layer {
     pub(crate) extra_steps: Vec<KindName>,
     #[serde(default)]
     pub(crate) extra_actions: Vec<ActionName>,
+    #[serde(default)]
+    pub(crate) allow_private: Vec<AllowedTarget>,
     pub(crate) lease_seconds: Option<u32>,
     pub(crate) grace_seconds: Option<u32>,
+    pub(crate) transaction_seconds: Option<u32>,
     pub(crate) pool_size: Option<u32>,
     pub(crate) http: Option<String>,
     #[serde(default)]
     pub(crate) otlp: OtlpLayer,
+    #[serde(default)]
+    pub(crate) retention: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) writable: Vec<Writable>,
 }
@@ -96,6 +104,10 @@ pub(crate) enum ConfigError {
 /// What the program runs with.
 pub(crate) struct Config {
     pub(crate) database_url: Option<String>,
+    /// Whether that leads through a pooler in transaction mode.
+    pub(crate) pooled: bool,
+    /// Past the pooler, for what needs a session of its own.
+    pub(crate) direct_url: Option<String>,
     /// A filter like `RUST_LOG`; `None` leaves it to the command.
     pub(crate) log: Option<String>,
     pub(crate) log_format: LogFormat,
@@ -109,16 +121,22 @@ pub(crate) struct Config {
     pub(crate) extra_steps: BTreeSet<KindName>,
     /// Actions that only other workers have: documents may name them.
     pub(crate) extra_actions: BTreeSet<ActionName>,
+    /// Private places that channels may call where an address is not the operator's.
+    pub(crate) allow_private: Vec<AllowedTarget>,
     /// How long a claim is held; `None` for the library's default.
     pub(crate) lease: Option<Duration>,
     /// How long a drain may take; `None` for the library's default.
     pub(crate) grace: Option<Duration>,
-    /// How many connections a worker opens at most.
+    /// How long a worker's transaction may take; `None` for the library's default.
+    pub(crate) transaction: Option<Duration>,
+    /// How many connections a worker opens at most, beside the one it listens on.
     pub(crate) pool_size: u32,
     /// Where a worker serves its health and its metrics; `None` where it does not.
     pub(crate) http: Option<SocketAddr>,
     /// Where a worker sends traces; `None` where it does not.
     pub(crate) otlp: Option<Otlp>,
+    /// How long what is over is kept.
+    pub(crate) retention: Retention,
     /// What workflows may write in the host's tables.
     pub(crate) writable: Vec<Writable>,
 }
@@ -173,6 +191,17 @@ impl Config {
                 checked_limit(limit).map_err(bad)?,
             );
         }
+        let mut retention = Retention::default();
+        for (kind, age) in layer.retention {
+            let bad = |problem| ConfigError::BadValue {
+                name: "retention",
+                problem,
+            };
+            let (kind, age) = kept(&kind, &age).map_err(bad)?;
+            retention = retention
+                .with(kind, age)
+                .map_err(|error| bad(error.to_string()))?;
+        }
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let of_http = |text: &str| {
             http_address(text).map_err(|problem| ConfigError::BadValue {
@@ -189,6 +218,8 @@ impl Config {
         };
         Ok(Self {
             database_url: layer.database_url,
+            pooled: layer.pooled.unwrap_or(false),
+            direct_url: layer.direct_url,
             log: layer.log,
             log_format: layer.log_format.unwrap_or_default(),
             queues,
@@ -196,11 +227,15 @@ impl Config {
             extra_channels: layer.extra_channels.into_iter().collect(),
             extra_steps: layer.extra_steps.into_iter().collect(),
             extra_actions: layer.extra_actions.into_iter().collect(),
+            allow_private: layer.allow_private,
             lease: at_least_one("lease_seconds", layer.lease_seconds)?.map(seconds),
             grace: layer.grace_seconds.map(seconds),
+            transaction: at_least_one("transaction_seconds", layer.transaction_seconds)?
+                .map(seconds),
             pool_size: at_least_one("pool_size", layer.pool_size)?.unwrap_or(POOL_SIZE),
             http: layer.http.as_deref().map(of_http).transpose()?,
             otlp: layer.otlp.resolve(variable)?,
+            retention,
             writable: layer.writable,
         })
     }
@@ -208,14 +243,14 @@ impl Config {
 
 impl Layer {
     fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        let text = read_text(path).map_err(|source| ConfigError::Unreadable {
             path: path.into(),
             source,
         })?;
         let mut layer: Self = toml::from_str(&text).map_err(|error| ConfigError::BadFile {
             path: path.into(),
             line: error.span().map_or(1, |span| line_of(&text, span.start)),
-            problem: error.message().replace('\n', ", "),
+            problem: without_value(error.message()).replace('\n', ", "),
         })?;
         for (name, written) in std::mem::take(&mut layer.written) {
             let settings = ChannelSettings::read(&name, written, path, &text)?;
@@ -237,6 +272,11 @@ impl Layer {
         };
         Ok(Self {
             database_url: variable("DATABASE_URL"),
+            pooled: one("CHIMEWAY_POOLED", &variable, |text| {
+                text.parse()
+                    .map_err(|_| format!("`{text}` is neither true nor false"))
+            })?,
+            direct_url: variable("CHIMEWAY_DIRECT_URL"),
             log: variable("CHIMEWAY_LOG"),
             log_format: one("CHIMEWAY_LOG_FORMAT", &variable, |text| {
                 clap::ValueEnum::from_str(text, true)
@@ -258,26 +298,36 @@ impl Layer {
             extra_actions: list("CHIMEWAY_EXTRA_ACTIONS", &variable, |text| {
                 ActionName::from_str(text).map_err(|error| error.to_string())
             })?,
+            allow_private: list("CHIMEWAY_ALLOW_PRIVATE", &variable, AllowedTarget::from_str)?,
             lease_seconds: number("CHIMEWAY_LEASE_SECONDS")?,
             grace_seconds: number("CHIMEWAY_GRACE_SECONDS")?,
+            transaction_seconds: number("CHIMEWAY_TRANSACTION_SECONDS")?,
             pool_size: number("CHIMEWAY_POOL_SIZE")?,
             http: one("CHIMEWAY_HTTP", &variable, http_address)?.map(|address| address.to_string()),
             otlp: OtlpLayer::from_environment(&variable)?,
+            retention: list("CHIMEWAY_RETENTION", &variable, kept_for)?
+                .into_iter()
+                .map(|(kind, age)| (kind.as_str().to_owned(), age.to_string()))
+                .collect(),
             writable: list("CHIMEWAY_ALLOW_WRITE", &variable, column)?,
         })
     }
 
-    /// This layer with another one over it. Queues and channels are merged one by one; what may be written is
-    /// what any of them names.
+    /// This layer with another one over it. Queues and channels are merged one by one; what may be written, and
+    /// what may be called, is what any of them names.
     fn under(mut self, over: Self) -> Self {
         self.queues.extend(over.queues);
+        self.retention.extend(over.retention);
         self.channels.extend(over.channels);
         self.extra_channels.extend(over.extra_channels);
         self.writable.extend(over.writable);
         self.extra_steps.extend(over.extra_steps);
         self.extra_actions.extend(over.extra_actions);
+        self.allow_private.extend(over.allow_private);
         Self {
             database_url: over.database_url.or(self.database_url),
+            pooled: over.pooled.or(self.pooled),
+            direct_url: over.direct_url.or(self.direct_url),
             log: over.log.or(self.log),
             log_format: over.log_format.or(self.log_format),
             queues: self.queues,
@@ -286,11 +336,14 @@ impl Layer {
             extra_channels: self.extra_channels,
             extra_steps: self.extra_steps,
             extra_actions: self.extra_actions,
+            allow_private: self.allow_private,
             lease_seconds: over.lease_seconds.or(self.lease_seconds),
             grace_seconds: over.grace_seconds.or(self.grace_seconds),
+            transaction_seconds: over.transaction_seconds.or(self.transaction_seconds),
             pool_size: over.pool_size.or(self.pool_size),
             http: over.http.or(self.http),
             otlp: self.otlp.under(over.otlp),
+            retention: self.retention,
             writable: self.writable,
         }
     }
@@ -402,9 +455,45 @@ pub(crate) fn channel_adapter(text: &str) -> Result<(ChannelName, ChannelSetting
     }
 }
 
+/// Reads `KIND=AGE`.
+pub(crate) fn kept_for(text: &str) -> Result<(Kept, Age), String> {
+    let (kind, age) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not KIND=AGE, such as runs=30d"))?;
+    kept(kind, age)
+}
+
+fn kept(kind: &str, age: &str) -> Result<(Kept, Age), String> {
+    let age: Age = age
+        .parse()
+        .map_err(|bad: chimeway::flow::retention::BadAge| bad.to_string())?;
+    Ok((kind_kept(kind)?, age))
+}
+
+/// Reads a kind of rows that retention takes.
+pub(crate) fn kind_kept(name: &str) -> Result<Kept, String> {
+    Kept::parse(name).ok_or_else(|| {
+        let known = Kept::ALL.map(Kept::as_str).join(", ");
+        format!("there is no kind `{name}`; the kinds are {known}")
+    })
+}
+
 /// Reads `TABLE.COLUMN`.
 pub(crate) fn column(text: &str) -> Result<Writable, String> {
     Writable::parse(text).map_err(|bad| bad.to_string())
+}
+
+/// What is wrong with a value, without the value: in the wrong place it may be a secret.
+pub(crate) fn without_value(problem: &str) -> String {
+    let told = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|kind| {
+            let (before, rest) = problem.split_once(kind)?;
+            let (found, expected) = rest.rsplit_once(", expected ")?;
+            let of_what = found.split(['`', '"']).next().unwrap_or_default().trim();
+            Some(format!("{before}{kind}{of_what}, expected {expected}"))
+        });
+    told.unwrap_or_else(|| problem.to_owned())
 }
 
 pub(crate) fn line_of(text: &str, offset: usize) -> usize {

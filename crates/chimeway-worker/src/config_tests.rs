@@ -123,7 +123,7 @@ fn a_mistake_in_the_file_has_its_line() {
         ),
         (
             "lease_seconds = \"30\"",
-            "line 1: invalid type: string \"30\", expected u32",
+            "line 1: invalid type: string, expected u32",
         ),
         ("log = ", "line 1: "),
         (

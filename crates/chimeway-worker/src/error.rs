@@ -3,6 +3,7 @@
 use std::{error::Error, fmt::Write as _, io};
 
 use chimeway::{flow::FlowError, store::StoreError};
+use chimeway_database::DatabaseError;
 
 use crate::config::ConfigError;
 
@@ -30,6 +31,11 @@ pub(crate) enum CliError {
     Unreachable { place: String, reason: String },
     #[error("PostgreSQL at {place} refused the connection: {reason}; check the database URL")]
     Rejected { place: String, reason: String },
+    #[error(
+        "a pooler in transaction mode is between this program and PostgreSQL; pass --pooled \
+         (or set `pooled = true`, CHIMEWAY_POOLED=true), or name a direct connection"
+    )]
+    Pooler,
     #[error("the database has no Chimeway schema; run `chimeway migrate`")]
     SchemaMissing,
     #[error(
@@ -75,6 +81,16 @@ impl CliError {
         ))
     }
 
+    /// What a pooler that nobody told us of does to prepared statements is told as that.
+    pub(crate) fn or_of_a_pooler(self) -> Self {
+        match self {
+            Self::Store(error) | Self::Flow(FlowError::Store(error)) if error.is_of_a_pooler() => {
+                Self::Pooler
+            }
+            other => other,
+        }
+    }
+
     /// 1 refused or failed, 2 bad usage, 3 not found.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
@@ -93,6 +109,17 @@ impl CliError {
     /// With its causes, on one line.
     pub(crate) fn line(&self) -> String {
         one_line(&causes(self))
+    }
+}
+
+impl From<DatabaseError> for CliError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::BadUrl(problem) => Self::BadDatabaseUrl(problem),
+            DatabaseError::Unreachable { place, reason } => Self::Unreachable { place, reason },
+            DatabaseError::Rejected { place, reason } => Self::Rejected { place, reason },
+            DatabaseError::Store(error) => Self::Store(error),
+        }
     }
 }
 

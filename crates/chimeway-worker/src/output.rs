@@ -119,6 +119,17 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     }
 }
 
+/// `0.2 s`, `12 s`, `3 min`, `5 h`, `9 d`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        ..10.0 => format!("{seconds:.1} s"),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.0} h", seconds / 3600.0),
+        _ => format!("{:.0} d", seconds / 86_400.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +150,19 @@ mod tests {
         let mut table = Table::new(["TENANT"]);
         table.row(["a\u{1b}[2Jb\nc".into()]);
         assert_eq!(table.to_string(), "TENANT\na\\u{1b}[2Jb\\nc\n");
+    }
+
+    #[test]
+    fn durations_have_one_unit() {
+        for (seconds, expected) in [
+            (0.04, "0.0 s"),
+            (9.94, "9.9 s"),
+            (119.0, "119 s"),
+            (600.0, "10 min"),
+            (86_400.0, "24 h"),
+            (864_000.0, "10 d"),
+        ] {
+            assert_eq!(duration(seconds), expected);
+        }
     }
 }

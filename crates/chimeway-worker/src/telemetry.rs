@@ -10,6 +10,9 @@ use crate::{
     error::CliError,
 };
 
+/// Of libraries that tell, from `debug` on, which hosts they look up and connect to: addresses of recipients.
+const QUIET: [&str; 5] = ["hyper", "hyper_util", "reqwest", "rustls", "want"];
+
 /// Starts logging. `default` is the filter where the settings give none.
 ///
 /// # Errors
@@ -23,6 +26,10 @@ pub(crate) fn start(config: &Config, default: &str) -> Result<(), CliError> {
             "the log filter `{filter}` cannot be read: {error}; {example}"
         ))
     })?;
+    let quiet = QUIET
+        .iter()
+        .filter_map(|name| format!("{name}=warn").parse().ok());
+    let filter = quiet.fold(filter, EnvFilter::add_directive);
     let colors = anstream::AutoStream::choice(&io::stderr()) != ColorChoice::Never;
     let lines = fmt()
         .with_env_filter(filter)

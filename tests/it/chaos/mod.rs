@@ -23,6 +23,7 @@ mod load;
 mod supervisor;
 mod verdict;
 
+mod network;
 mod poison;
 mod postgres;
 mod processes;

@@ -9,21 +9,30 @@ use crate::{database, error::CliError, output};
 
 /// Bring the schema `chimeway` of the database up to date
 ///
-/// Safe to run at any time and from several places at once: they take turns. Other schemas are not
-/// touched.
+/// Safe to run at any time and from several places at once, while workers run: they take turns, and what
+/// does not get its locks within a second gives way and tries again, for about ten minutes. Workers of the
+/// release before go on, unless what is new is nothing for them: then they are given 12 seconds to stop.
+/// Other schemas are not touched.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   chimeway migrate
   chimeway migrate --check        exits 1 if there is something to do, changes nothing")]
 pub(crate) struct Args {
-    /// Change nothing; exit 0 if the schema is current, else 1
+    /// Change nothing; exit 0 if the schema is one for this program, else 1
     #[arg(long)]
     check: bool,
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let mut conn = context.database()?.connect().await?;
+    let Some(database) = context.direct_database()? else {
+        return Err(CliError::Refused(
+            "migrate needs a session of its own, which a pooler does not give; set `direct_url` \
+             (CHIMEWAY_DIRECT_URL), past the pooler"
+                .into(),
+        ));
+    };
+    let mut conn = database.connect().await?;
     let (before, version) = match args.check {
         true => {
             let state = schema::state(&mut conn).await?;
@@ -33,7 +42,11 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         false => bring_up(&mut conn).await?,
     };
     if context.json {
-        let changed = before != SchemaState::Current;
+        let (version, changed) = match before {
+            SchemaState::Current => (version, false),
+            SchemaState::Ahead { found, .. } => (found, false),
+            _ => (version, true),
+        };
         return output::print_json(&json!({ "version": version, "changed": changed }));
     }
     output::print(match before {
@@ -41,6 +54,9 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
             format!("migrated to version {version}; the schema `chimeway` is new")
         }
         SchemaState::Old { found, .. } => format!("migrated from version {found} to {version}"),
+        SchemaState::Ahead { found, .. } => format!(
+            "nothing to do: the database is at version {found}, which this program (version {version}) works with"
+        ),
         SchemaState::Current | SchemaState::New { .. } => format!("current, at version {version}"),
     })
 }
@@ -52,8 +68,15 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
 /// [`CliError::SchemaNew`], and what the database refuses.
 pub(crate) async fn bring_up(conn: &mut PgConnection) -> Result<(SchemaState, i64), CliError> {
     let before = schema::state(conn).await?;
-    if !matches!(before, SchemaState::New { .. }) {
-        schema::migrate(conn).await?;
+    if !matches!(before, SchemaState::New { .. } | SchemaState::Ahead { .. }) {
+        let migrated = schema::migrate(conn).await;
+        // A newer program may have come in between: then what it left is looked at.
+        if !matches!(
+            schema::state(conn).await,
+            Ok(SchemaState::New { .. } | SchemaState::Ahead { .. })
+        ) {
+            migrated?;
+        }
     }
     database::check(schema::state(conn).await?)?;
     Ok((before, schema::needed()))

@@ -10,12 +10,15 @@ mod child;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod dev;
+pub(crate) mod doctor;
 pub(crate) mod explain;
 pub(crate) mod inbox;
 pub(crate) mod init;
 pub(crate) mod migrate;
 pub(crate) mod preferences;
+pub(crate) mod prune;
 pub(crate) mod queues;
+pub(crate) mod ready;
 pub(crate) mod recipients;
 pub(crate) mod retry;
 pub(crate) mod roles;
@@ -36,12 +39,11 @@ use chimeway::{
 };
 use chimeway_cluster::ClusterError;
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Global},
     config::Config,
-    database::Database,
+    database::{self, Database, Opened, Unfinished},
     error::CliError,
     telemetry,
 };
@@ -55,6 +57,8 @@ pub(crate) struct Context {
     pub(crate) database_flag: Option<String>,
     /// Under `dev` some channels are others.
     pub(crate) dev: Option<dev::DevChannels>,
+    /// What is committed when the command ends.
+    pub(crate) unfinished: Unfinished,
 }
 
 /// Runs the command.
@@ -74,6 +78,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
     let (flags, log) = match &command {
         Command::Worker(args) => (args.layer(global.layer()), queue::LOG_FILTER),
         Command::Dev(args) => (args.layer(global.layer()), "warn"),
+        Command::Ready(args) => (args.layer(global.layer()), "warn"),
         // Filling tables takes its time, and that is nothing to warn of.
         Command::Bench(_) => (global.layer(), "warn,sqlx=error"),
         _ => (global.layer(), "warn"),
@@ -83,8 +88,16 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         json: global.json,
         database_flag: global.database_url.clone(),
         dev: None,
+        unfinished: Unfinished::default(),
     };
     telemetry::start(&context.config, log)?;
+    let unfinished = context.unfinished.clone();
+    let done = dispatch(command, &global, context).await;
+    let done = done.and(unfinished.commit().await);
+    done.map_err(CliError::or_of_a_pooler)
+}
+
+async fn dispatch(command: Command, global: &Global, context: Context) -> Result<(), CliError> {
     match command {
         Command::Demo(args) => demo::run(&args, &context).await,
         Command::Dev(args) => dev::run(&args, context).await,
@@ -95,6 +108,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Tokens(args) => tokens::run(args, &context).await,
         Command::Trigger(args) => trigger::run(args, &context).await,
         Command::Track(args) => track::run(args, &context).await,
+        Command::Prune(args) => prune::run(&args, &context).await,
         Command::Queues(args) => queues::run(&args, &context).await,
         Command::Recipients(args) => recipients::run(args, &context).await,
         Command::Preferences(args) => preferences::run(args, &context).await,
@@ -108,8 +122,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
         Command::Reject(args) => approvals::reject(args.decision, &context).await,
         Command::Roles(args) => roles::run(args, &context).await,
         Command::Inbox(args) => inbox::run(args, &context).await,
+        Command::Doctor(args) => doctor::run(&args, &context).await,
+        Command::Ready(args) => ready::run(&args, &context).await,
         Command::Bench(args) => bench::run(args, &context).await,
-        Command::Config(args) => settings::run(&args, &global),
+        Command::Config(args) => settings::run(&args, global),
         Command::Completions(_) | Command::Init(_) => Ok(()),
     }
 }
@@ -117,12 +133,23 @@ pub(crate) async fn run(cli: Cli) -> Result<(), CliError> {
 impl Context {
     /// The database of the settings.
     fn database(&self) -> Result<Database, CliError> {
-        Database::new(self.config.database_url.as_deref())
+        let database = database::at(self.config.database_url.as_deref())?;
+        Ok(database.pooled(self.config.pooled))
+    }
+
+    /// The same past the pooler, for what needs a session of its own; `None` where there is a pooler and no
+    /// way past it is known.
+    fn direct_database(&self) -> Result<Option<Database>, CliError> {
+        match &self.config.direct_url {
+            Some(url) => Ok(Some(database::at(Some(url))?)),
+            None if self.config.pooled => Ok(None),
+            None => self.database().map(Some),
+        }
     }
 
     /// A connection to a database whose schema is the one that this program knows.
-    async fn open(&self) -> Result<PgConnection, CliError> {
-        self.database()?.open().await
+    async fn open(&self) -> Result<Opened, CliError> {
+        database::opened(&self.database()?, &self.unfinished).await
     }
 
     /// The library, with the channels of the settings; a secret that is not here does not matter.
@@ -145,8 +172,9 @@ fn with_channels(
     config: &Config,
     sends: bool,
 ) -> Result<ChimewayBuilder, CliError> {
+    builder = builder.pooled(config.pooled);
     for (name, settings) in &config.channels {
-        builder = settings.register(name, builder, sends)?;
+        builder = settings.register(name, builder, &config.allow_private, sends)?;
     }
     for name in &config.extra_channels {
         builder = builder

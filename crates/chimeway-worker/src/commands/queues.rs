@@ -5,7 +5,7 @@ use chimeway::flow::{DueWork, Overview, TableRows};
 use super::Context;
 use crate::{
     error::CliError,
-    output::{self, Table},
+    output::{self, Table, duration},
 };
 
 /// What is due in each queue and how late it is, and what needs somebody's eye
@@ -105,35 +105,5 @@ fn counted(number: i64, noun: &str) -> String {
         1 => format!("1 {noun}"),
         number if noun.is_empty() => number.to_string(),
         number => format!("{number} {noun}s"),
-    }
-}
-
-/// `0.2 s`, `12 s`, `3 min`, `5 h`, `9 d`.
-fn duration(seconds: f64) -> String {
-    match seconds {
-        ..10.0 => format!("{seconds:.1} s"),
-        ..120.0 => format!("{seconds:.0} s"),
-        ..7200.0 => format!("{:.0} min", seconds / 60.0),
-        ..172_800.0 => format!("{:.0} h", seconds / 3600.0),
-        _ => format!("{:.0} d", seconds / 86_400.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_one_unit() {
-        for (seconds, expected) in [
-            (0.04, "0.0 s"),
-            (9.94, "9.9 s"),
-            (119.0, "119 s"),
-            (600.0, "10 min"),
-            (86_400.0, "24 h"),
-            (864_000.0, "10 d"),
-        ] {
-            assert_eq!(duration(seconds), expected);
-        }
     }
 }

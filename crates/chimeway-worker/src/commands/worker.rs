@@ -7,6 +7,7 @@ use std::{
 };
 
 use chimeway::{
+    channels::AllowedTarget,
     flow::{Timing, Writable, workers::Workers},
     ids::{self, ChannelName},
     queue::QueueName,
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// A column that workflows may write: orders.status
     #[arg(long, value_name = "TABLE.COLUMN", value_parser = config::column)]
     allow_write: Vec<Writable>,
+    /// A private network or host that may be called where a recipient or a document says so: hooks.internal
+    #[arg(long, value_name = "NETWORK|HOST")]
+    allow_private: Vec<AllowedTarget>,
     /// Do not listen for NOTIFY, only look (for poolers in transaction mode)
     #[arg(long)]
     no_listen: bool,
@@ -58,6 +62,9 @@ pub(crate) struct Args {
     /// Drain when standard input ends, as when the process that started this one is gone
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    /// Take the program for an older one, which knows this version of the schema
+    #[arg(long, hide = true)]
+    knows_schema: Option<i64>,
 }
 
 impl Args {
@@ -72,6 +79,7 @@ impl Args {
             channels: self.channel.iter().cloned().collect(),
             http: self.http.clone(),
             writable: self.allow_write.clone(),
+            allow_private: self.allow_private.clone(),
             ..everywhere
         }
     }
@@ -104,8 +112,18 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     }
     let grace = config.grace.unwrap_or(GRACE);
     workers = workers.grace(grace);
-    if args.no_listen {
+    workers = workers.retention(config.retention.clone());
+    let listens = !args.no_listen;
+    if !listens {
         workers = workers.listen(None);
+    } else if config.pooled || config.direct_url.is_some() {
+        let direct = context.direct_database()?;
+        if direct.is_none() {
+            tracing::info!(
+                "without `direct_url` nothing is listened for: work is found by looking"
+            );
+        }
+        workers = workers.listen(direct.map(|direct| direct.pool(1)));
     }
     // It answers while the database is waited for, and to the end of the drain.
     let ended = CancellationToken::new();
@@ -118,7 +136,13 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         }
         None => None,
     };
-    if is_ready(&database, &stop).await? {
+    let knows = args.knows_schema.unwrap_or_else(schema::needed);
+    workers = workers.knows_schema(knows);
+    let health = workers.health();
+    // Where it listens is then another matter.
+    let listens_here = listens && config.direct_url.is_none();
+    if is_ready(&database, knows, listens_here, &stop).await? {
+        tokio::spawn(database.clone().follow(Arc::clone(&health), ended.clone()));
         let queues = limits(config);
         tracing::info!(worker = %name, %queues, "worker {name} runs {queues}");
         let told = Arc::<OnceLock<Instant>>::default();
@@ -143,7 +167,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
         // A connection that somebody keeps open is not waited for.
         let _ = tokio::time::timeout(CLOSE, http).await;
     }
-    Ok(())
+    match health.foreign_schema() {
+        Some((found, needed)) => Err(CliError::SchemaNew { found, needed }),
+        None => Ok(()),
+    }
 }
 
 /// `chimeway_delivery=20 chimeway_signals=10`
@@ -169,6 +196,10 @@ pub(super) fn process_name() -> String {
 
 pub(super) fn timing(config: &Config) -> Timing {
     let usual = Timing::default();
+    let usual = Timing {
+        transaction: config.transaction.unwrap_or(usual.transaction),
+        ..usual
+    };
     let Some(lease) = config.lease else {
         return usual;
     };
@@ -192,13 +223,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Waits for the database, and refuses a schema that is not ours; false where we were told to stop
 /// before.
-async fn is_ready(database: &Database, stop: &CancellationToken) -> Result<bool, CliError> {
+async fn is_ready(
+    database: &Database,
+    knows: i64,
+    listens: bool,
+    stop: &CancellationToken,
+) -> Result<bool, CliError> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
-        let look = async { database::check(schema::state(&mut database.connect().await?).await?) };
         let looked = tokio::select! {
-            looked = look => looked,
+            looked = database::ready(database, knows, listens) => looked,
             () = stop.cancelled() => return Ok(false),
         };
         match looked {

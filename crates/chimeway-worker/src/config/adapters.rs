@@ -96,6 +96,11 @@ pub(super) const EXAMPLES: [Example; 4] = [
                 r#""/etc/ca.pem""#,
                 "to trust besides the usual ones",
             ),
+            (
+                "allow_private",
+                r#"["10.1.0.0/16", "hooks.internal"]"#,
+                "where an address is the recipient's or a document's",
+            ),
         ],
     },
     Example {
@@ -163,6 +168,11 @@ The body is one of json, form and body.",
                 "root_certificates",
                 r#""/etc/ca.pem""#,
                 "to trust besides the usual ones",
+            ),
+            (
+                "allow_private",
+                r#"["10.1.0.0/16", "hooks.internal"]"#,
+                "where a template makes the host",
             ),
         ],
     },

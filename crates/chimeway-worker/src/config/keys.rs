@@ -17,15 +17,35 @@ pub(crate) struct Key {
 }
 
 /// In the order of the file: those of the tables come last, as TOML wants it.
-pub(crate) const KEYS: [Key; 14] = [
+pub(crate) const KEYS: [Key; 19] = [
     Key {
         name: "database_url",
         variable: Some("DATABASE_URL"),
         flag: Some("--database-url"),
         default: "none",
         about: "\
-The database. A password is better kept in the environment than in a file.",
+The database. A password is better kept in the environment than in a file. Several hosts of which one is
+the primary: postgres://db1:5432,db2:5432/app. Only the primary is worked on, whichever it is at the time.",
         example: r#"database_url = "postgres://localhost/app""#,
+    },
+    Key {
+        name: "pooled",
+        variable: Some("CHIMEWAY_POOLED"),
+        flag: Some("--pooled"),
+        default: "false",
+        about: "\
+Whether the database is reached through a pooler in transaction mode, such as PgBouncer: everything is
+then done in explicit transactions, and a worker listens over `direct_url` or not at all.",
+        example: "pooled = true",
+    },
+    Key {
+        name: "direct_url",
+        variable: Some("CHIMEWAY_DIRECT_URL"),
+        flag: None,
+        default: "none",
+        about: "\
+Where the database is reached past the pooler: `chimeway migrate` needs it, and a worker listens there.",
+        example: r#"direct_url = "postgres://db1:5432/app""#,
     },
     Key {
         name: "log",
@@ -64,11 +84,21 @@ a send ends within two thirds of it.",
         example: "grace_seconds = 25",
     },
     Key {
+        name: "transaction_seconds",
+        variable: Some("CHIMEWAY_TRANSACTION_SECONDS"),
+        flag: None,
+        default: "30",
+        about: "\
+How long a worker's transaction may take. After that the connection counts as lost: it is closed, and the
+work is done again over another one.",
+        example: "transaction_seconds = 30",
+    },
+    Key {
         name: "pool_size",
         variable: Some("CHIMEWAY_POOL_SIZE"),
         flag: None,
         default: "10",
-        about: "How many connections to the database a worker opens at most.",
+        about: "How many connections to the database a worker opens at most, beside the one it listens on.",
         example: "pool_size = 10",
     },
     Key {
@@ -113,6 +143,17 @@ act by workers of the queue chimeway_workflows: those must have them. In the env
         example: r#"extra_actions = ["print"]"#,
     },
     Key {
+        name: "allow_private",
+        variable: Some("CHIMEWAY_ALLOW_PRIVATE"),
+        flag: None,
+        default: "none",
+        about: "\
+Private networks, addresses and hosts that a worker may call although a recipient's address, a document or a
+template says so. A channel may have more of its own. A URL that stands in this file may lead anywhere.
+In the environment: 10.1.0.0/16,hooks.internal. A flag of the worker: --allow-private hooks.internal.",
+        example: r#"allow_private = ["10.1.0.0/16", "hooks.internal"]"#,
+    },
+    Key {
         name: "queues",
         variable: Some("CHIMEWAY_QUEUES"),
         flag: None,
@@ -126,6 +167,25 @@ chimeway_delivery = 20
 chimeway_signals = 10
 chimeway_workflows = 5
 default = 10",
+    },
+    Key {
+        name: "retention",
+        variable: Some("CHIMEWAY_RETENTION"),
+        flag: None,
+        default: "each its own",
+        about: "\
+How long a worker of the queue `default` keeps what is over: a span of time (30d, 12h, P30D), or `off` for
+ever. Runs since their end, with their history and messages; items of inboxes, which outlive their run where
+that is shorter; triggers with their idempotency keys; signals (1d at least); notes of what people did by
+hand; ticks of the fleet's duties (1h at least). What a live run may still read stays. chimeway prune does it
+by hand. In the environment: runs=7d,inbox=off.",
+        example: r#"[retention]
+runs = "30d"
+inbox = "90d"
+events = "30d"
+signals = "30d"
+interventions = "365d"
+ticks = "1d""#,
     },
     Key {
         name: "otlp",
@@ -216,7 +276,10 @@ pub(crate) fn example_file() -> String {
 
 #[cfg(test)]
 mod tests {
-    use chimeway::{flow::Timing, queue::QueueName};
+    use chimeway::{
+        flow::{Age, Kept, Timing},
+        queue::QueueName,
+    };
 
     use super::{
         super::{Layer, LogFormat, POOL_SIZE},
@@ -270,12 +333,18 @@ mod tests {
         assert_eq!(default("pool_size"), POOL_SIZE.to_string());
         let lease = Timing::default().lease.as_secs();
         assert_eq!(default("lease_seconds"), lease.to_string());
+        let transaction = Timing::default().transaction.as_secs();
+        assert_eq!(default("transaction_seconds"), transaction.to_string());
         let layer: Layer = toml::from_str(&all_set()).unwrap();
         for queue in QueueName::ALL {
             assert_eq!(
                 layer.queues.get(queue.as_str()),
                 Some(&queue.default_limit())
             );
+        }
+        for kind in Kept::ALL {
+            let age = Age::Of(kind.default_age()).to_string();
+            assert_eq!(layer.retention.get(kind.as_str()), Some(&age));
         }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
-use chimeway::{flow::Writable, queue::QueueName};
+use chimeway::{
+    flow::{Age, Kept, Writable},
+    queue::QueueName,
+};
 use clap::ValueEnum as _;
 use serde_json::Value;
 
 use super::{
-    ConfigError, KEYS, Layer, channel_adapter, column, environment, keys::Key, list, otlp,
-    queue_limit,
+    ConfigError, KEYS, Layer, channel_adapter, column, environment, kept_for, keys::Key, list,
+    otlp, queue_limit,
 };
 use crate::database::Database;
 
@@ -79,9 +82,10 @@ fn from_sources(
         let of_file = file.get(key.name);
         match key.name {
             "queues" => settings.extend(queues(of_file, &in_file, &variable)?),
+            "retention" => settings.extend(retention(of_file, &in_file, &variable)?),
             "channels" => settings.extend(channels(of_file, &in_file, &variable)?),
             "otlp" => settings.extend(otlp::settings(of_file, &in_file, &variable)),
-            "extra_channels" | "extra_steps" | "extra_actions" => {
+            "extra_channels" | "extra_steps" | "extra_actions" | "allow_private" => {
                 settings.push(names(key, of_file, &in_file, &variable));
             }
             "writable" => settings.push(writable(of_file, &in_file, &variable)?),
@@ -110,7 +114,7 @@ fn from_sources(
 }
 
 fn table(path: &Path) -> Result<toml::Table, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    let text = chimeway::flow::read_text(path).map_err(|source| ConfigError::Unreadable {
         path: path.into(),
         source,
     })?;
@@ -119,13 +123,14 @@ fn table(path: &Path) -> Result<toml::Table, ConfigError> {
         line: error
             .span()
             .map_or(1, |span| super::line_of(&text, span.start)),
-        problem: error.message().replace('\n', ", "),
+        problem: super::without_value(error.message()).replace('\n', ", "),
     })
 }
 
 fn flag_value(name: &str, flags: &Layer) -> Option<Value> {
     match name {
         "database_url" => flags.database_url.clone().map(Value::from),
+        "pooled" => flags.pooled.map(Value::from),
         "log" => flags.log.clone().map(Value::from),
         "log_format" => {
             let name = flags.log_format?.to_possible_value()?;
@@ -158,6 +163,33 @@ fn queues(
         }
     };
     Ok(QueueName::ALL.into_iter().map(setting).collect())
+}
+
+fn retention(
+    of_file: Option<&toml::Value>,
+    in_file: &Source,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Setting>, ConfigError> {
+    const VARIABLE: &str = "CHIMEWAY_RETENTION";
+    let of_variable: BTreeMap<Kept, Age> =
+        list(VARIABLE, variable, kept_for)?.into_iter().collect();
+    let setting = |kind: Kept| {
+        let of_file = of_file.and_then(|table| table.get(kind.as_str()));
+        let (value, source) = match (of_variable.get(&kind), of_file) {
+            (Some(age), _) => (age.to_string().into(), Source::Environment(VARIABLE)),
+            (None, Some(age)) => (json(age), in_file.clone()),
+            (None, None) => {
+                let age = Age::Of(kind.default_age());
+                (age.to_string().into(), Source::Default)
+            }
+        };
+        Setting {
+            name: format!("retention.{kind}"),
+            value: Some(value),
+            source,
+        }
+    };
+    Ok(Kept::ALL.into_iter().map(setting).collect())
 }
 
 fn channels(
@@ -283,6 +315,9 @@ fn writable(
 
 /// A text that may be a number.
 fn plain(text: &str) -> Value {
+    if let Ok(answer) = text.parse::<bool>() {
+        return answer.into();
+    }
     text.parse::<u64>()
         .map_or_else(|_| text.into(), Value::from)
 }
@@ -296,8 +331,9 @@ fn json(value: &toml::Value) -> Value {
 }
 
 /// Texts of channels that may be shown: of any other, nobody knows.
-const OPEN: [&str; 17] = [
+const OPEN: [&str; 18] = [
     "adapter",
+    "allow_private",
     "bounced",
     "content_type",
     "error_code",
@@ -319,10 +355,12 @@ const OPEN: [&str; 17] = [
 fn without_secret(name: &str, value: Value) -> Value {
     const SET: &str = "set";
     match &value {
-        Value::String(url) if name == "database_url" => match Database::new(Some(url)) {
-            Ok(database) => format!("{SET} ({})", database.place()).into(),
-            Err(_) => SET.into(),
-        },
+        Value::String(url) if ["database_url", "direct_url"].contains(&name) => {
+            match Database::new(url) {
+                Ok(database) => format!("{SET} ({})", database.place()).into(),
+                Err(_) => SET.into(),
+            }
+        }
         // Only the name of a variable.
         Value::String(text) if text.starts_with("env:") => value,
         Value::String(_) | Value::Array(_) if name.starts_with("channels.") => {
@@ -362,11 +400,14 @@ mod tests {
     #[test]
     fn each_setting_has_the_source_that_won() {
         let text = "log = \"info\"\npool_size = 3\nlease_seconds = 40\nextra_channels = [\"sms\"]\n\
+                    allow_private = [\"hooks.internal\"]\n\
                     [queues]\ndefault = 1\nchimeway_signals = 2\n[channels.email]\nadapter = \"log\"\n\
-                    [[writable]]\nentity = \"orders\"\ncolumns = [\"status\"]\ninsert = true\n";
+                    [retention]\ninbox = \"off\"\nruns = \"9d\"\n[[writable]]\nentity = \"orders\"\ncolumns = [\"status\"]\ninsert = true\n";
         let variables = [
             ("CHIMEWAY_ALLOW_WRITE", "orders.total"),
             ("CHIMEWAY_POOL_SIZE", "4"),
+            ("CHIMEWAY_RETENTION", "runs=7d"),
+            ("CHIMEWAY_ALLOW_PRIVATE", "10.1.0.0/16"),
             ("CHIMEWAY_LOG", "debug"),
             ("CHIMEWAY_QUEUES", "chimeway_signals=3"),
             ("CHIMEWAY_EXTRA_CHANNELS", "push"),
@@ -378,19 +419,29 @@ mod tests {
         insta::assert_snapshot!(shown(text, &variables, &flags), @r#"
         config = "FILE" by flag --config
         database_url = - by default
+        pooled = false by default
+        direct_url = - by default
         log = "error" by flag --log
         log_format = "text" by default
         lease_seconds = 40 by file FILE
         grace_seconds = 25 by default
+        transaction_seconds = 30 by default
         pool_size = 4 by environment CHIMEWAY_POOL_SIZE
         http = - by default
         extra_channels = ["sms","push"] by file FILE and environment CHIMEWAY_EXTRA_CHANNELS
         extra_steps = - by default
         extra_actions = - by default
+        allow_private = ["hooks.internal","10.1.0.0/16"] by file FILE and environment CHIMEWAY_ALLOW_PRIVATE
         queues.default = 1 by file FILE
         queues.chimeway_delivery = 20 by default
         queues.chimeway_signals = 3 by environment CHIMEWAY_QUEUES
         queues.chimeway_workflows = 5 by default
+        retention.runs = "7d" by environment CHIMEWAY_RETENTION
+        retention.inbox = "off" by file FILE
+        retention.events = "30d" by default
+        retention.signals = "30d" by default
+        retention.interventions = "365d" by default
+        retention.ticks = "1d" by default
         otlp.endpoint = - by default
         otlp.service_name = "chimeway" by default
         otlp.ratio = 1 by default
@@ -403,6 +454,7 @@ mod tests {
     #[test]
     fn nothing_secret_is_shown() {
         let text = "database_url = \"postgres://app:hunter2@db.example/app\"\n\
+                    direct_url = \"postgres://app:hunter2@db1,db2/app\"\n\
                     [channels.email]\nadapter = \"smtp\"\nhost = \"mail.example\"\nport = 25\n\
                     username = \"hunter2\"\npassword = \"hunter2\"\n\
                     [channels.chat]\nadapter = \"http\"\nurl = \"https://chat.example/hunter2\"\n\
@@ -421,6 +473,7 @@ mod tests {
             "otlp.endpoint = \"https://traces.example/v1/traces\"",
             "otlp.headers.authorization = \"set\"",
             "database_url = \"set (db.example:5432)\"",
+            "direct_url = \"set (db1:5432, db2:5432)\"",
             "channels.email.host = \"mail.example\"",
             "channels.email.port = 25",
             "channels.email.password = \"set\"",

@@ -1,6 +1,10 @@
 //! The API: what every handler has at hand, and what holds for every route.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,7 +19,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on},
 };
 use chimeway::{Chimeway, store::settings};
-use sqlx::{PgPool, Postgres, Transaction, pool::PoolConnection};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -31,16 +35,58 @@ pub(super) struct Api {
     pub(super) chimeway: Chimeway,
     /// Connections of its own: requests do not take those of the workers.
     pub(super) pool: PgPool,
+    /// They are reached through a pooler in transaction mode.
+    pub(super) pooled: bool,
 }
 
 impl Api {
     /// A transaction that waits for nothing for long.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, Refusal> {
-        Ok(self.pool.begin_with(settings::BEGIN_REQUEST).await?)
+        let begin = match self.pooled {
+            true => settings::BEGIN_REQUEST_POOLED,
+            false => settings::BEGIN_REQUEST,
+        };
+        Ok(self.pool.begin_with(begin).await?)
     }
 
-    pub(super) async fn connection(&self) -> Result<PoolConnection<Postgres>, Refusal> {
-        Ok(self.pool.acquire().await?)
+    /// To read one thing.
+    pub(super) async fn connection(&self) -> Result<Reading, Refusal> {
+        Ok(Reading::begin(&self.pool, self.pooled).await?)
+    }
+}
+
+/// A connection that is read from: as it is, but within a transaction where a pooler wants one.
+pub(super) enum Reading {
+    Plain(PoolConnection<Postgres>),
+    Within(Transaction<'static, Postgres>),
+}
+
+impl Reading {
+    pub(super) async fn begin(pool: &PgPool, pooled: bool) -> sqlx::Result<Self> {
+        Ok(match pooled {
+            true => Self::Within(pool.begin_with(settings::BEGIN_REQUEST_POOLED).await?),
+            false => Self::Plain(pool.acquire().await?),
+        })
+    }
+}
+
+impl Deref for Reading {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match self {
+            Self::Plain(conn) => conn,
+            Self::Within(tx) => tx,
+        }
+    }
+}
+
+impl DerefMut for Reading {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Plain(conn) => conn,
+            Self::Within(tx) => tx,
+        }
     }
 }
 

@@ -24,6 +24,8 @@ use sqlx::PgPool;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use super::api::Reading;
+
 /// From a millisecond, which is what a claim takes, to an hour, which is what nobody should see.
 const SECONDS: [f64; 18] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -48,6 +50,8 @@ pub(super) struct Told {
     pub(super) metrics: PrometheusHandle,
     /// A connection of its own: scrapes answer also when the workers' are all taken.
     pub(super) pool: PgPool,
+    /// It is reached through a pooler in transaction mode.
+    pub(super) pooled: bool,
     /// What was read of the database, and when.
     pub(super) read: Mutex<Option<(Instant, String)>>,
 }
@@ -92,6 +96,11 @@ impl Told {
         if self.health.is_ready() {
             return None;
         }
+        if let Some((found, known)) = self.health.foreign_schema() {
+            return Some(format!(
+                "the database is at version {found}, this program knows {known}"
+            ));
+        }
         let missing = self.health.missing();
         let missing: Vec<&str> = missing.iter().map(|queue| queue.as_str()).collect();
         Some(match missing.as_slice() {
@@ -109,11 +118,8 @@ impl Told {
             return text.clone();
         }
         let reading = async {
-            let mut conn = self
-                .pool
-                .acquire()
-                .await
-                .map_err(|error| error.to_string())?;
+            let conn = Reading::begin(&self.pool, self.pooled).await;
+            let mut conn = conn.map_err(|error| error.to_string())?;
             let overview = Overview::read(&mut conn).await;
             overview.map_err(|error| error.to_string())
         };

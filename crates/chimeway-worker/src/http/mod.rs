@@ -16,6 +16,7 @@ mod inbox;
 mod openapi;
 mod refusal;
 mod runs;
+mod serve;
 mod signals;
 mod triggers;
 mod workflows;
@@ -32,6 +33,8 @@ use crate::{database::Database, error::CliError};
 
 /// How many requests of the API have a connection at a time; others wait for one.
 const CONNECTIONS: u32 = 10;
+/// How many connections there are beside the workers': those, and one for scrapes.
+pub(crate) const CONNECTIONS_IN_ALL: u32 = CONNECTIONS + 1;
 
 /// Where it listens, before anything is served.
 pub(crate) struct Server {
@@ -87,27 +90,22 @@ impl Server {
             health,
             draining,
             metrics: self.metrics.clone(),
-            pool: database.pool(1),
+            pool: database.request_pool(1),
+            pooled: database.is_pooled(),
             read: Mutex::default(),
         };
         let api = api::Api {
             chimeway,
             pool: database.request_pool(CONNECTIONS),
+            pooled: database.is_pooled(),
         };
         let routes = Router::new()
             .merge(health::router(told))
             .merge(api::router(api));
         let routes = api::with_errors_in_json(routes);
         tokio::spawn(async move {
-            let served = axum::serve(self.listener, routes)
-                .with_graceful_shutdown(ended.cancelled_owned())
-                .into_future();
             tokio::select! {
-                served = served => {
-                    if let Err(error) = served {
-                        tracing::error!(%error, "the HTTP server ended");
-                    }
-                }
+                () = serve::serve(self.listener, routes, serve::LIMITS, ended) => {}
                 () = health::sum_up(&self.metrics) => {}
             }
         })

@@ -3,7 +3,7 @@
 use minijinja::Environment;
 use serde_json::{Value, json};
 
-use super::{SendError, request};
+use super::{SendError, render, request};
 use crate::definition::Webhook;
 
 /// A request to another system.
@@ -63,7 +63,7 @@ fn filled(
 ) -> Result<String, SendError> {
     environment
         .get_template(name)
-        .and_then(|template| template.render(scope.clone()))
+        .and_then(|template| render::limited(&template, scope))
         .map_err(|error| SendError::permanent(request::failed(name, &error)))
 }
 
@@ -103,6 +103,15 @@ mod tests {
 
         let plain = Call::fill(&webhook("https://a.example/", None), &context, &params).unwrap();
         assert_eq!(plain.body, Some(context));
+    }
+
+    #[test]
+    fn what_grows_without_end_fails_the_call() {
+        let body = json!({ "all": "{% for i in range(40000) %}{{ params.text }}{% endfor %}" });
+        let params = json!({ "text": "x".repeat(100_000) });
+        let webhook = webhook("https://a.example/", Some(body));
+        let failed = Call::fill(&webhook, &json!({ "region": "eu" }), &params).unwrap_err();
+        assert_eq!(failed.answer().unwrap()["setting"], "body.all");
     }
 
     #[test]

@@ -7,13 +7,14 @@ use reqwest::{
     Method, RequestBuilder, StatusCode,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue},
 };
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Channel, ChannelConfigError, Message, Receipt, SendError,
+    AllowedTarget, Channel, ChannelConfigError, Message, Receipt, SendError,
     request::Templates,
-    web::{self, Reply, Web},
+    web::{self, ChosenBy, Reply, Web},
 };
 
 /// The settings of a channel over a provider's HTTP API.
@@ -43,7 +44,7 @@ pub struct HttpSettings {
     /// The media type of `body`: `application/json` by default, which must then be well-formed.
     pub content_type: Option<String>,
     /// The token of an `authorization: Bearer` header.
-    pub bearer: Option<String>,
+    pub bearer: Option<SecretString>,
     /// Name and password of an `authorization: Basic` header.
     pub basic: Option<BasicAuth>,
     /// The header that has the delivery's id, the same on every try: `idempotency-key` by default;
@@ -74,6 +75,10 @@ pub struct HttpSettings {
     pub timeout_seconds: u64,
     /// A PEM file with certificates to trust beside the usual ones.
     pub root_certificates: Option<PathBuf>,
+    /// Private networks and hosts that may be called where a template makes the host of `url`; none by default.
+    /// A host that stands in `url` may be any.
+    #[serde(default)]
+    pub allow_private: Vec<AllowedTarget>,
 }
 
 /// Name and password.
@@ -83,7 +88,7 @@ pub struct BasicAuth {
     /// The name.
     pub username: String,
     /// The password.
-    pub password: String,
+    pub password: SecretString,
 }
 
 /// One status, such as 429, or all of a hundred, such as `5xx`.
@@ -193,6 +198,7 @@ impl HttpSettings {
             templates: false,
             timeout_seconds: timeout_seconds(),
             root_certificates: None,
+            allow_private: vec![],
         }
     }
 
@@ -234,7 +240,8 @@ impl HttpSettings {
         }
         let mut fixed = vec![];
         if let Some(token) = &self.bearer {
-            fixed.push((AUTHORIZATION, secret("bearer", &format!("Bearer {token}"))?));
+            let token = format!("Bearer {}", token.expose_secret());
+            fixed.push((AUTHORIZATION, secret("bearer", &token)?));
         }
         if !self.idempotency_header.trim().is_empty() {
             header_name("idempotency_header", &self.idempotency_header)?;
@@ -242,13 +249,22 @@ impl HttpSettings {
         for name in self.headers.keys() {
             header_name(&format!("headers.{name}"), name)?;
         }
-        let web = Web::new(self.timeout_seconds, self.root_certificates.as_deref())?;
+        let chosen = match names_its_host(&self.url) {
+            true => ChosenBy::Settings,
+            false => ChosenBy::Others,
+        };
+        let web = Web::new(
+            self.timeout_seconds,
+            self.root_certificates.as_deref(),
+            self.allow_private.clone(),
+        )?;
         let templates = Templates::compile(&self)?;
         Ok(HttpChannel {
             method,
             fixed,
             templates,
             web,
+            chosen,
             settings: self,
         })
     }
@@ -258,7 +274,23 @@ fn bad(setting: &str, problem: &str) -> ChannelConfigError {
     ChannelConfigError::new(setting, problem)
 }
 
+/// Whether the host stands in the template of a URL, up to the slash that ends it: then nothing that is
+/// inserted is part of it.
+fn names_its_host(template: &str) -> bool {
+    let Some((scheme, rest)) = template.split_once("://") else {
+        return false;
+    };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    !scheme.contains('{') && !host.contains('{')
+}
+
 fn header_name(setting: &str, name: &str) -> Result<HeaderName, ChannelConfigError> {
+    if web::is_of_connection(name) {
+        return Err(bad(
+            setting,
+            "it is about the connection: only the client says that",
+        ));
+    }
     HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| bad(setting, "it is not a header's name such as x-api-key"))
 }
@@ -277,6 +309,7 @@ pub struct HttpChannel {
     fixed: Vec<(HeaderName, HeaderValue)>,
     templates: Templates,
     web: Web,
+    chosen: ChosenBy,
     settings: HttpSettings,
 }
 
@@ -285,12 +318,12 @@ impl HttpChannel {
         let settings = &self.settings;
         let rendered = self.templates.render(settings, message)?;
         let url = web::url(&rendered.url).map_err(|_| SendError::permanent(web::class("url")))?;
-        let mut request = self.web.request(self.method.clone(), url);
+        let mut request = self.web.request(self.method.clone(), url, self.chosen)?;
         for (name, value) in &self.fixed {
             request = request.header(name, value);
         }
         if let Some(basic) = &settings.basic {
-            request = request.basic_auth(&basic.username, Some(&basic.password));
+            request = request.basic_auth(&basic.username, Some(basic.password.expose_secret()));
         }
         if !settings.idempotency_header.trim().is_empty() {
             request = request.header(settings.idempotency_header.trim(), message.token());
@@ -421,6 +454,25 @@ mod tests {
             "\"655xx\"",
         ] {
             assert!(has(text, 500).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_url_stands_in_it_or_is_inserted() {
+        for (template, fixed) in [
+            ("https://api.example.com/{{ address }}", true),
+            ("https://api.example.com?to={{ address }}", true),
+            ("http://127.0.0.1:4000", true),
+            ("https://{{ address }}/x", false),
+            ("https://api.example.com{{ address }}", false),
+            ("https://api.example.com@{{ address }}/", false),
+            ("https://api.example.com\\@{{ address }}/", false),
+            ("{{ params.scheme }}://api.example.com/", false),
+            ("{{ address }}", false),
+            ("{# a://b/ #}{{ address }}", false),
+            ("{% if params.x %}https://a/{% endif %}", false),
+        ] {
+            assert_eq!(names_its_host(template), fixed, "{template}");
         }
     }
 

@@ -21,6 +21,7 @@ mod registry;
 pub mod render;
 mod request;
 mod scan;
+mod target;
 mod web;
 pub mod webhook;
 
@@ -32,6 +33,9 @@ pub use error::{Answered, BoxError, ChannelConfigError, SendError};
 pub use in_app::InApp;
 pub use log::Log;
 pub use registry::Registry;
+/// A password, a token or a key: it is not shown, and wiped where it is dropped.
+pub use secrecy::{ExposeSecret, SecretString};
+pub use target::AllowedTarget;
 pub use web::client as http_client;
 
 use crate::ids::{

@@ -294,10 +294,16 @@ fn context(message: &Message) -> Value {
 }
 
 fn render(environment: &Environment<'_>, file: &str, context: &Value) -> Result<String, Error> {
+    limited(&environment.get_template(file)?, context)
+}
+
+/// What a template makes, if that is no more than 1 MiB.
+pub(super) fn limited(
+    template: &minijinja::Template<'_, '_>,
+    context: &Value,
+) -> Result<String, Error> {
     let mut result = Limited(vec![]);
-    environment
-        .get_template(file)?
-        .render_captured_to(context, &mut result)?;
+    template.render_captured_to(context, &mut result)?;
     String::from_utf8(result.0).map_err(|_| ErrorKind::WriteFailure.into())
 }
 

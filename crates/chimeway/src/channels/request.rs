@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde_json::{Map, Value, json};
 
-use super::{Answered, ChannelConfigError, Message, SendError, http::HttpSettings, web};
+use super::{Answered, ChannelConfigError, Message, SendError, http::HttpSettings, render, web};
 
 /// What rendering one template may cost: far more than a message needs.
 const FUEL: u64 = 100_000;
@@ -61,7 +61,7 @@ impl Templates {
         let render = |name: &str| -> Result<String, SendError> {
             self.environment
                 .get_template(name)
-                .and_then(|template| template.render(context.clone()))
+                .and_then(|template| render::limited(&template, &context))
                 .map_err(|error| SendError::permanent(failed(name, &error)))
         };
         let headers = settings.headers.keys();

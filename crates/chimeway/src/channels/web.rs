@@ -1,9 +1,9 @@
 //! What the channels over HTTP share: one client, and what a reply or the lack of one means.
 
-use std::{error::Error, path::Path, time::Duration};
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{
-    Client, RequestBuilder, Response, StatusCode, Url,
+    Client, ClientBuilder, RequestBuilder, Response, StatusCode, Url,
     header::{DATE, HeaderMap, RETRY_AFTER},
     redirect,
 };
@@ -13,7 +13,10 @@ use rustls::{
 };
 use serde_json::{Value, json};
 
-use super::{Answered, ChannelConfigError, SendError};
+use super::{
+    AllowedTarget, Answered, ChannelConfigError, SendError,
+    target::{self, Refused, Targets},
+};
 
 /// How long a receiver has by default to begin its reply, in seconds.
 pub(super) const TIMEOUT_SECONDS: u64 = 10;
@@ -27,10 +30,24 @@ const BODY_TIME: Duration = Duration::from_secs(2);
 const LONGEST_WISH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Calls receivers.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Web {
-    client: Client,
+    /// For addresses of the settings.
+    fixed: Client,
+    /// For addresses of others: it connects to nothing private. A client of its own, for it must not use a
+    /// connection that the other one has open.
+    checked: Client,
+    targets: Targets,
     timeout: Duration,
+}
+
+/// Who has chosen the host that is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChosenBy {
+    /// It stands in the settings: the operator.
+    Settings,
+    /// A recipient's address, a document, what a template inserts.
+    Others,
 }
 
 /// What a receiver replied.
@@ -43,10 +60,20 @@ pub(super) struct Reply {
 }
 
 impl Web {
-    /// A client that follows no redirect and trusts the usual certificates, and those of the file.
+    /// It follows no redirect and trusts the usual certificates, and those of the file.
     pub(super) fn new(
         timeout_seconds: u64,
         root_certificates: Option<&Path>,
+        allow_private: Vec<AllowedTarget>,
+    ) -> Result<Self, ChannelConfigError> {
+        let targets = Targets::new(allow_private, target::by_system());
+        Self::with_targets(timeout_seconds, root_certificates, targets)
+    }
+
+    pub(super) fn with_targets(
+        timeout_seconds: u64,
+        root_certificates: Option<&Path>,
+        targets: Targets,
     ) -> Result<Self, ChannelConfigError> {
         if !(1..=LONGEST_TIMEOUT_SECONDS).contains(&timeout_seconds) {
             return Err(ChannelConfigError::new(
@@ -54,15 +81,32 @@ impl Web {
                 format!("it is from 1 to {LONGEST_TIMEOUT_SECONDS}"),
             ));
         }
+        // A proxy of the environment would look up names for itself.
+        let checked = builder(root_certificates)?
+            .no_proxy()
+            .dns_resolver(Arc::new(targets.clone()));
         Ok(Self {
-            client: client(root_certificates)?,
+            fixed: client(root_certificates)?,
+            checked: built(checked)?,
+            targets,
             timeout: Duration::from_secs(timeout_seconds),
         })
     }
 
     /// Begins a request to an address that [`url`] has checked.
-    pub(super) fn request(&self, method: reqwest::Method, url: Url) -> RequestBuilder {
-        self.client.request(method, url)
+    pub(super) fn request(
+        &self,
+        method: reqwest::Method,
+        url: Url,
+        chosen: ChosenBy,
+    ) -> Result<RequestBuilder, SendError> {
+        match chosen {
+            ChosenBy::Settings => Ok(self.fixed.request(method, url)),
+            ChosenBy::Others => {
+                self.targets.check(&url).map_err(|_| private_target())?;
+                Ok(self.checked.request(method, url))
+            }
+        }
     }
 
     /// Sends a request and waits for the reply, whatever its status.
@@ -72,6 +116,7 @@ impl Web {
             Ok(Err(error)) if error.is_builder() => {
                 return Err(SendError::permanent(class("request")));
             }
+            Ok(Err(error)) if Refused::is_cause_of(&error) => return Err(private_target()),
             Ok(Err(error)) => return Err(SendError::temporary(class(class_of(&error)))),
             Ok(Ok(response)) => response,
         };
@@ -93,14 +138,26 @@ impl Web {
 ///
 /// [`ChannelConfigError`] of `root_certificates` if the file cannot be used.
 pub fn client(root_certificates: Option<&Path>) -> Result<Client, ChannelConfigError> {
-    Client::builder()
+    built(builder(root_certificates)?)
+}
+
+fn builder(root_certificates: Option<&Path>) -> Result<ClientBuilder, ChannelConfigError> {
+    Ok(Client::builder()
         .tls_backend_preconfigured(tls(root_certificates)?)
         .redirect(redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
-        .user_agent(concat!("Chimeway/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| ChannelConfigError::new("adapter", error.to_string()))
+        .user_agent(concat!("Chimeway/", env!("CARGO_PKG_VERSION"))))
+}
+
+fn built(builder: ClientBuilder) -> Result<Client, ChannelConfigError> {
+    let client = builder.build();
+    client.map_err(|error| ChannelConfigError::new("adapter", error.to_string()))
+}
+
+/// It will be private for as long as the settings are what they are.
+fn private_target() -> SendError {
+    SendError::permanent(class("private_target"))
 }
 
 /// An address of the web, or what is wrong with it.
@@ -110,6 +167,26 @@ pub(super) fn url(text: &str) -> Result<Url, &'static str> {
         return Err("it begins with neither https:// nor http://");
     }
     Ok(url)
+}
+
+/// Whether a header is about the connection or the framing of a request: nobody but the client says that, or a
+/// body could be taken for another request.
+pub(super) fn is_of_connection(name: &str) -> bool {
+    const OURS: [&str; 11] = [
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    OURS.iter()
+        .any(|ours| name.trim().eq_ignore_ascii_case(ours))
 }
 
 /// A failure of which the attempt keeps this word.

@@ -7,6 +7,7 @@ use reqwest::{
     Method, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use standardwebhooks::{
@@ -14,8 +15,8 @@ use standardwebhooks::{
 };
 
 use super::{
-    Channel, ChannelConfigError, Message, Receipt, SendError,
-    web::{self, Web},
+    AllowedTarget, Channel, ChannelConfigError, Message, Receipt, SendError,
+    web::{self, ChosenBy, Web},
 };
 
 /// Secrets are from 24 to 64 bytes, says the specification.
@@ -30,14 +31,18 @@ pub struct WebhookSettings {
     /// Where messages go; without it, to the recipient's address on this channel.
     pub url: Option<String>,
     /// The secret that receivers verify with: `whsec_` and 24 to 64 bytes in base64.
-    pub secret: String,
+    pub secret: SecretString,
     /// The secret before this one: messages carry both signatures while receivers change over.
-    pub previous_secret: Option<String>,
+    pub previous_secret: Option<SecretString>,
     /// How long a receiver has to begin its reply: 10 by default, at most 15.
     #[serde(default = "timeout_seconds")]
     pub timeout_seconds: u64,
     /// A PEM file with certificates to trust beside the usual ones.
     pub root_certificates: Option<PathBuf>,
+    /// Private networks and hosts that addresses of recipients and documents may lead to; none by default.
+    /// `url` may lead anywhere.
+    #[serde(default)]
+    pub allow_private: Vec<AllowedTarget>,
 }
 
 fn timeout_seconds() -> u64 {
@@ -49,10 +54,11 @@ impl WebhookSettings {
     pub fn new(secret: impl Into<String>) -> Self {
         Self {
             url: None,
-            secret: secret.into(),
+            secret: secret.into().into(),
             previous_secret: None,
             timeout_seconds: timeout_seconds(),
             root_certificates: None,
+            allow_private: vec![],
         }
     }
 
@@ -64,11 +70,15 @@ impl WebhookSettings {
     pub fn build(self) -> Result<WebhookChannel, ChannelConfigError> {
         let url = self.url.as_deref().map(web::url).transpose();
         let url = url.map_err(|problem| ChannelConfigError::new("url", problem))?;
-        check_secret("secret", &self.secret)?;
+        check_secret("secret", self.secret.expose_secret())?;
         if let Some(secret) = &self.previous_secret {
-            check_secret("previous_secret", secret)?;
+            check_secret("previous_secret", secret.expose_secret())?;
         }
-        let web = Web::new(self.timeout_seconds, self.root_certificates.as_deref())?;
+        let web = Web::new(
+            self.timeout_seconds,
+            self.root_certificates.as_deref(),
+            self.allow_private,
+        )?;
         let secrets = [Some(self.secret), self.previous_secret];
         Ok(WebhookChannel {
             url,
@@ -98,7 +108,7 @@ fn check_secret(setting: &str, secret: &str) -> Result<(), ChannelConfigError> {
 #[derive(Clone)]
 pub struct WebhookChannel {
     url: Option<Url>,
-    secrets: Vec<String>,
+    secrets: Vec<SecretString>,
     web: Web,
 }
 
@@ -135,30 +145,31 @@ impl Channel for WebhookChannel {
         let id = message.token();
         let now = web::wall_clock().duration_since(UNIX_EPOCH);
         let timestamp = now.map_or(0, |now| now.as_secs().cast_signed());
-        let (method, url, body) = match &message.call {
+        let (method, url, chosen, body) = match &message.call {
             Some(call) => (
                 method(&call.method)?,
                 address(&call.url)?,
+                ChosenBy::Others,
                 call.body.as_ref().map(Value::to_string),
             ),
             None => {
-                let url = match (&self.url, &message.address) {
-                    (Some(url), _) => url.clone(),
-                    (None, Some(to)) => address(to)?,
+                let (url, chosen) = match (&self.url, &message.address) {
+                    (Some(url), _) => (url.clone(), ChosenBy::Settings),
+                    (None, Some(to)) => (address(to)?, ChosenBy::Others),
                     (None, None) => return Err(SendError::permanent(web::class("no_address"))),
                 };
                 let body = body(message, timestamp).to_string();
-                (Method::POST, url, Some(body))
+                (Method::POST, url, chosen, Some(body))
             }
         };
         let signed = body.as_deref().unwrap_or_default();
         let signatures: Result<Vec<String>, _> = self
             .secrets
             .iter()
-            .map(|secret| signature(secret, &id, timestamp, signed))
+            .map(|secret| signature(secret.expose_secret(), &id, timestamp, signed))
             .collect();
         let signatures = signatures.map_err(SendError::permanent)?.join(" ");
-        let mut request = self.web.request(method, url);
+        let mut request = self.web.request(method, url, chosen)?;
         // What signs it comes last: no document takes its place.
         let mut headers = own_headers(message)?;
         let mut put = |name: &'static str, value: &str| {
@@ -206,6 +217,9 @@ fn own_headers(message: &Message) -> Result<HeaderMap, SendError> {
         let (Ok(name), Ok(mut value)) = (name, value) else {
             return Err(SendError::permanent(web::class("headers")));
         };
+        if web::is_of_connection(name.as_str()) {
+            return Err(SendError::permanent(web::class("headers")));
+        }
         value.set_sensitive(true);
         headers.insert(name, value);
     }

@@ -67,11 +67,18 @@ impl Chimeway {
         templates: &Templates,
     ) -> Result<Applied, FlowError> {
         let checked = checked(&self.core, document)?;
-        let mut tx = pool.begin().await?;
-        let stored = templates.store(&mut tx, &checked).await?;
-        refuse_missing(&self.core, &mut tx, &checked).await?;
-        let (_, applied) = ensure(&mut tx, &checked).await?;
-        tx.commit().await?;
+        let sessions = self.core.sessions(pool);
+        let work = sessions.bounded();
+        let store = async {
+            let mut session = work.session().await?;
+            let mut tx = session.begin_plain().await?;
+            let stored = templates.store(&mut tx, &checked).await?;
+            refuse_missing(&self.core, &mut tx, &checked).await?;
+            let (_, applied) = ensure(&mut tx, &checked).await?;
+            tx.commit().await?;
+            Ok::<_, FlowError>((stored, applied))
+        };
+        let (stored, applied) = work.run(store).await?;
         self.core.templates.forget().await;
         Ok(Applied {
             templates: stored,
@@ -81,7 +88,7 @@ impl Chimeway {
 }
 
 /// Checks a document, and asks the host's own kinds of steps and actions about what they are given.
-fn checked(core: &Core, document: &Document) -> Result<Validated, FlowError> {
+pub(super) fn checked(core: &Core, document: &Document) -> Result<Validated, FlowError> {
     let checked = validate(document, &core.known).map_err(FlowError::InvalidDefinition)?;
     let mut mistakes = vec![];
     let mut refuse = |pointer: String, said: Result<(), String>| {

@@ -8,21 +8,17 @@ use std::{future::Future, time::Duration};
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{
     Core,
     made::{Made, SetAside},
+    session::{Bounded, Sessions},
 };
-use crate::store::{StoreError, StoreResult, crashes::Counted, error::Fault, settings};
+use crate::store::{StoreError, StoreResult, crashes::Counted, due::Floor, error::Fault};
 
 /// How often a batch is repeated after a conflict.
 const CONFLICTS: u32 = 10;
-
-/// Begins a transaction of a worker's.
-pub(super) async fn begin(pool: &PgPool) -> StoreResult<Transaction<'static, Postgres>> {
-    Ok(pool.begin_with(settings::BEGIN).await?)
-}
 
 /// Work over items that can be given whole, in part, or one by one.
 pub(super) trait Work: Sync {
@@ -54,7 +50,7 @@ pub(super) trait Work: Sync {
 /// Only if the database is away. What was committed before stays; a caller repeats the rest or leaves
 /// it to the rows, which are still due.
 pub(super) async fn commit<W: Work>(
-    pool: &PgPool,
+    sessions: &Sessions,
     work: &W,
     items: Vec<W::Item>,
 ) -> StoreResult<Vec<W::Output>> {
@@ -64,11 +60,11 @@ pub(super) async fn commit<W: Work>(
         if part.is_empty() {
             continue;
         }
-        match transact(pool, work, &part).await {
+        match transact(sessions, work, &part).await {
             Ok(output) => outputs.push(output),
             Err(error) if error.fault() == Fault::Away => return Err(error),
             Err(error) => match part.as_slice() {
-                [item] => outputs.extend(aside(pool, work, item, &error).await?),
+                [item] => outputs.extend(aside(sessions, work, item, &error).await?),
                 _ => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.push(right.to_vec());
@@ -80,10 +76,14 @@ pub(super) async fn commit<W: Work>(
     Ok(outputs)
 }
 
-async fn transact<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
+async fn transact<W: Work>(
+    sessions: &Sessions,
+    work: &W,
+    items: &[W::Item],
+) -> StoreResult<W::Output> {
     let mut conflicts = 0;
     loop {
-        match once(pool, work, items).await {
+        match once(sessions, work, items).await {
             Err(error) if error.fault() == Fault::Conflict && conflicts < CONFLICTS => {
                 conflicts += 1;
                 pause(conflicts).await;
@@ -93,23 +93,37 @@ async fn transact<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreR
     }
 }
 
-async fn once<W: Work>(pool: &PgPool, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
-    let mut tx = begin(pool).await?;
-    let output = work.run(&mut tx, items).await?;
-    tx.commit().await?;
-    Ok(output)
+async fn once<W: Work>(sessions: &Sessions, work: &W, items: &[W::Item]) -> StoreResult<W::Output> {
+    let bounded = sessions.bounded();
+    let whole = async {
+        let mut session = bounded.session().await?;
+        let mut tx = session.begin().await?;
+        match work.run(&mut tx, items).await {
+            Ok(output) => {
+                tx.commit().await?;
+                Ok(output)
+            }
+            Err(error) => Err(after_rollback(tx, error).await),
+        }
+    };
+    bounded.run(whole).await
 }
 
 async fn aside<W: Work>(
-    pool: &PgPool,
+    sessions: &Sessions,
     work: &W,
     item: &W::Item,
     error: &StoreError,
 ) -> StoreResult<Option<W::Output>> {
-    let mut tx = begin(pool).await?;
-    let output = work.set_aside(&mut tx, item, error).await?;
-    tx.commit().await?;
-    Ok(output)
+    let bounded = sessions.bounded();
+    let alone = async {
+        let mut session = bounded.session().await?;
+        let mut tx = session.begin().await?;
+        let output = work.set_aside(&mut tx, item, error).await?;
+        tx.commit().await?;
+        Ok(output)
+    };
+    bounded.run(alone).await
 }
 
 /// 5 to 10 ms, doubling up to about 160 ms.
@@ -129,12 +143,13 @@ pub(super) trait DueWork: Sync {
     /// How many rows one transaction takes.
     const LIMIT: i64;
 
-    /// Locks due rows, among some where those are given; rows that another session holds are passed
-    /// over.
+    /// Locks due rows, among some where those are given, from a floor on; rows that another session holds are
+    /// passed over.
     fn lock(
         &self,
         conn: &mut PgConnection,
         among: Option<&[Self::Id]>,
+        floor: Floor,
         limit: i64,
     ) -> impl Future<Output = StoreResult<Vec<Self::Row>>> + Send;
 
@@ -198,6 +213,15 @@ impl Past {
     }
 }
 
+/// How a look at a queue's due rows is taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Look {
+    /// From where on.
+    pub(super) floor: Floor,
+    /// Until when a process that died may have taken something up.
+    pub(super) suspect: Option<DateTime<Utc>>,
+}
+
 /// What a look at a queue's due rows did.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Took {
@@ -221,7 +245,7 @@ impl<W: DueWork> Work for Among<'_, W> {
         if self.counted {
             self.work.retake(conn, items).await?;
         }
-        let rows = self.work.lock(conn, Some(items), W::LIMIT).await?;
+        let rows = self.work.lock(conn, Some(items), None, W::LIMIT).await?;
         self.work.work(conn, rows).await
     }
 
@@ -247,7 +271,7 @@ impl<W: DueWork> Work for Among<'_, W> {
 /// the data, in parts.
 ///
 /// What takes the process down is found by the next ones. Rows that a dead process may have had, those due until
-/// `suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
+/// `look.suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
 /// worked on each alone, and after the fifth time set aside. While nobody dies neither costs anything.
 ///
 /// # Errors
@@ -255,66 +279,105 @@ impl<W: DueWork> Work for Among<'_, W> {
 /// Only if the database is away.
 pub(super) async fn take<W: DueWork>(
     core: &Core,
-    pool: &PgPool,
+    sessions: &Sessions,
     work: &W,
-    suspect: Option<DateTime<Utc>>,
+    look: Look,
 ) -> StoreResult<(Took, Made)> {
-    let mut tx = begin(pool).await?;
-    let mut rows = work.lock(&mut tx, None, W::LIMIT).await?;
-    let took = Took {
-        rows: rows.len(),
-        full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
+    let bounded = sessions.bounded();
+    let Locked {
+        took,
+        ids,
+        whole,
+        suspects,
+        dangerous,
+    } = bounded.run(take_locked(bounded, work, look)).await?;
+    let counted = false;
+    let mut made = match whole {
+        Ok(made) => made,
+        Err(error) if error.fault() == Fault::Away => return Err(error),
+        Err(_) => all(commit(sessions, &Among { work, counted }, ids).await?),
     };
-    let ids_of = |rows: Vec<W::Row>| rows.iter().map(W::id).collect::<Vec<W::Id>>();
-    let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
-    let dangerous = ids_of(dangerous.collect());
-    let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(suspect));
-    let suspects = ids_of(suspects.collect());
-    let mut made = Made::default();
-    if rows.is_empty() {
-        drop(tx);
-    } else {
-        made = take_locked(pool, work, tx, rows).await?;
-        core.wake_after(pool, &mut made).await;
-    }
+    core.wake_after(sessions, &mut made).await;
     let alone = dangerous.into_iter().map(|id| vec![id]);
     for ids in [suspects].into_iter().chain(alone) {
         if !ids.is_empty() {
-            let mut part = take_counted(pool, work, ids).await?;
-            core.wake_after(pool, &mut part).await;
+            let mut part = take_counted(sessions, work, ids).await?;
+            core.wake_after(sessions, &mut part).await;
             made = made.and(part);
         }
     }
     Ok((took, made))
 }
 
+/// What one transaction locked, and what became of the work on it.
+struct Locked<W: DueWork> {
+    took: Took,
+    /// Those that were worked on.
+    ids: Vec<W::Id>,
+    whole: StoreResult<Made>,
+    /// Those that were left for a transaction of their own: all at once, and one by one.
+    suspects: Vec<W::Id>,
+    dangerous: Vec<W::Id>,
+}
+
 async fn take_locked<W: DueWork>(
-    pool: &PgPool,
+    bounded: Bounded<'_>,
     work: &W,
-    mut tx: Transaction<'static, Postgres>,
-    rows: Vec<W::Row>,
-) -> StoreResult<Made> {
-    let ids: Vec<W::Id> = rows.iter().map(W::id).collect();
-    let whole = match work.work(&mut tx, rows).await {
-        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
-        Err(error) => {
-            drop(tx);
-            Err(error)
-        }
+    look: Look,
+) -> StoreResult<Locked<W>> {
+    let mut session = bounded.session().await?;
+    let mut tx = session.begin().await?;
+    let mut rows = work.lock(&mut tx, None, look.floor, W::LIMIT).await?;
+    let took = Took {
+        rows: rows.len(),
+        full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
     };
-    let counted = false;
-    match whole {
-        Ok(made) => Ok(made),
-        Err(error) if error.fault() == Fault::Away => Err(error),
-        Err(_) => Ok(all(commit(pool, &Among { work, counted }, ids).await?)),
-    }
+    let ids_of = |rows: &[W::Row]| rows.iter().map(W::id).collect::<Vec<W::Id>>();
+    let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
+    let dangerous = ids_of(&dangerous.collect::<Vec<_>>());
+    let suspects = rows.extract_if(.., |row| W::past(row).is_suspect(look.suspect));
+    let suspects = ids_of(&suspects.collect::<Vec<_>>());
+    let ids = ids_of(&rows);
+    let whole = match rows.is_empty() {
+        true => Ok(Made::default()),
+        false => work.work(&mut tx, rows).await,
+    };
+    let whole = match whole {
+        Ok(made) if took.rows == 0 => Ok(made),
+        Ok(made) => tx.commit().await.map(|()| made).map_err(StoreError::from),
+        Err(error) => Err(after_rollback(tx, error).await),
+    };
+    Ok(Locked {
+        took,
+        ids,
+        whole,
+        suspects,
+        dangerous,
+    })
+}
+
+/// The error, with its rows free again: whoever comes back to them at once would pass over those that are locked.
+async fn after_rollback(tx: Transaction<'_, Postgres>, error: StoreError) -> StoreError {
+    // Where that fails its connection is lost, and they are free by that.
+    let _ = tx.rollback().await;
+    error
 }
 
 /// Works on rows that this process may not survive: what would remain of it is committed before.
-async fn take_counted<W: DueWork>(pool: &PgPool, work: &W, ids: Vec<W::Id>) -> StoreResult<Made> {
-    let mut tx = begin(pool).await?;
-    let Counted { taken, set_aside } = work.count(&mut tx, &ids).await?;
-    tx.commit().await?;
+async fn take_counted<W: DueWork>(
+    sessions: &Sessions,
+    work: &W,
+    ids: Vec<W::Id>,
+) -> StoreResult<Made> {
+    let bounded = sessions.bounded();
+    let count = async {
+        let mut session = bounded.session().await?;
+        let mut tx = session.begin().await?;
+        let counted = work.count(&mut tx, &ids).await?;
+        tx.commit().await?;
+        StoreResult::Ok(counted)
+    };
+    let Counted { taken, set_aside } = bounded.run(count).await?;
     if set_aside > 0 {
         tracing::error!(
             rows = set_aside,
@@ -322,7 +385,7 @@ async fn take_counted<W: DueWork>(pool: &PgPool, work: &W, ids: Vec<W::Id>) -> S
         );
     }
     let counted = true;
-    let made = all(commit(pool, &Among { work, counted }, taken).await?);
+    let made = all(commit(sessions, &Among { work, counted }, taken).await?);
     Ok(made.and(W::aside(set_aside).into()))
 }
 

@@ -1,6 +1,8 @@
 //! Values of a caller's, refused before a statement is sent where PostgreSQL would refuse them: that would
 //! abort the caller's transaction.
 
+use std::io;
+
 use serde_json::Value;
 
 use super::FlowError;
@@ -27,6 +29,12 @@ pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowEr
             problem: "is not a JSON object; write {} for nothing",
         });
     }
+    if is_longer_than(value, LONGEST) {
+        return Err(FlowError::BadJson {
+            what,
+            problem: "is longer than 1 MiB; keep what is large in a table of your own, and its id here",
+        });
+    }
     match unkept(value, DEEPEST) {
         Some(problem) => Err(FlowError::BadJson { what, problem }),
         None => Ok(()),
@@ -35,6 +43,27 @@ pub(super) fn check_json(what: &'static str, value: &Value) -> Result<(), FlowEr
 
 /// How many levels deep a value may be nested: workers read it with a parser that has a limit.
 const DEEPEST: usize = 100;
+
+/// How long a value may be as text: it is read for every try of every message.
+const LONGEST: usize = 1024 * 1024;
+
+fn is_longer_than(value: &Value, longest: usize) -> bool {
+    struct Room(usize);
+    impl io::Write for Room {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    serde_json::to_writer(Room(longest), value).is_err()
+}
 
 const NUL: &str = "holds a NUL character, which PostgreSQL cannot keep; take it out";
 

@@ -5,7 +5,6 @@
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt as _;
-use sqlx::PgPool;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -14,6 +13,7 @@ use tokio::{
 use super::{
     Core, Point, batch, metrics,
     record::{Attempted, Record, Recorded},
+    session::Sessions,
 };
 use crate::store::claims::ClaimRef;
 
@@ -43,9 +43,9 @@ pub(super) struct Stage {
 impl Stage {
     /// Starts the stage; it ends when the last handle is dropped and everything is recorded. So many results
     /// as are `enough` wait for no others.
-    pub(super) fn start(core: Arc<Core>, pool: PgPool, enough: usize) -> Self {
+    pub(super) fn start(core: Arc<Core>, sessions: Sessions, enough: usize) -> Self {
         let (entries, gathered) = mpsc::channel(BATCH * 2);
-        tokio::spawn(run(core, pool, gathered, entries.downgrade(), enough));
+        tokio::spawn(run(core, sessions, gathered, entries.downgrade(), enough));
         Self { entries }
     }
 
@@ -66,7 +66,7 @@ impl Stage {
 
 async fn run(
     core: Arc<Core>,
-    pool: PgPool,
+    sessions: Sessions,
     mut gathered: mpsc::Receiver<Entry>,
     again: mpsc::WeakSender<Entry>,
     enough: usize,
@@ -79,12 +79,12 @@ async fn run(
         let results: Vec<Attempted> = batch.iter().map(|entry| entry.attempted.clone()).collect();
         // A panic is a bug of ours. It must not end the stage, on which every send of this process
         // depends; and it takes at most the result it is about, whose lease then ends.
-        let held = match without_panic(record_all(&core, &pool, &results)).await {
+        let held = match without_panic(record_all(&core, &sessions, &results)).await {
             Some(held) => held,
             None => {
                 let mut held = HashSet::new();
                 for one in results.chunks(1) {
-                    let recorded = without_panic(record_all(&core, &pool, one)).await;
+                    let recorded = without_panic(record_all(&core, &sessions, one)).await;
                     held.extend(recorded.unwrap_or_default());
                 }
                 held
@@ -140,16 +140,16 @@ async fn without_panic<T>(recording: impl Future<Output = T>) -> Option<T> {
 ///
 /// A connection lost at COMMIT leaves open whether it happened. Repeating is safe either way: a result
 /// that is there is not written again, for its fence is no longer held.
-async fn record_all(core: &Core, pool: &PgPool, results: &[Attempted]) -> HashSet<ClaimRef> {
+async fn record_all(core: &Core, sessions: &Sessions, results: &[Attempted]) -> HashSet<ClaimRef> {
     let mut pause = AWAY.0;
     loop {
         let began = Instant::now();
-        match batch::commit(pool, &Record { core }, results.to_vec()).await {
+        match batch::commit(sessions, &Record { core }, results.to_vec()).await {
             Ok(parts) => {
                 metrics::recorded(results.len(), began.elapsed());
                 let mut recorded = Recorded::all(parts);
                 recorded.count(core);
-                core.wake_after(pool, &mut recorded.made).await;
+                core.wake_after(sessions, &mut recorded.made).await;
                 core.reach(Point::AfterRecordCommit).await;
                 return recorded.held;
             }

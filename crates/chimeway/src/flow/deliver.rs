@@ -6,7 +6,6 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures::FutureExt as _;
 use rand::RngExt;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
@@ -14,6 +13,7 @@ use super::{
     address_book::{self, Addressed, LookUp},
     definitions, metrics,
     record::{Attempted, Unsent},
+    session::Sessions,
     spans::Origin,
     steps::StepCall,
     templates::{self, Unrendered},
@@ -70,7 +70,11 @@ pub(super) struct Needs {
 }
 
 /// The definitions and templates that claims need: nearly always in memory.
-pub(super) async fn needs_of(core: &Core, pool: &PgPool, claims: &[Claimed]) -> StoreResult<Needs> {
+pub(super) async fn needs_of(
+    core: &Core,
+    sessions: &Sessions,
+    claims: &[Claimed],
+) -> StoreResult<Needs> {
     let ids: Vec<_> = claims
         .iter()
         .filter_map(|claimed| claimed.row.definition)
@@ -78,11 +82,18 @@ pub(super) async fn needs_of(core: &Core, pool: &PgPool, claims: &[Claimed]) -> 
     let definitions = match core.definitions.known(&ids) {
         Some(known) => known,
         None => {
-            let mut conn = pool.acquire().await?;
-            core.definitions.get(&mut conn, ids).await?
+            let work = sessions.bounded();
+            let read = async {
+                let mut session = work.session().await?;
+                core.definitions.get(&mut *session.read().await?, ids).await
+            };
+            work.run(read).await?
         }
     };
-    let templates = core.templates.of(core, pool, claims, &definitions).await?;
+    let templates = core
+        .templates
+        .of(core, sessions, claims, &definitions)
+        .await?;
     Ok(Needs {
         definitions,
         templates,

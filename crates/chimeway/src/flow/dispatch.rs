@@ -6,7 +6,8 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
-    Chimeway, Core, FlowError, actions, address_book, batch,
+    Chimeway, Core, FlowError, actions, address_book,
+    batch::{self, Look},
     deliver::{self, Claimed, Delivery},
     due::Due,
     expand::Expand,
@@ -14,11 +15,13 @@ use super::{
     owed::Owed,
     record::{Attempted, Record, Recorded},
     route::Route,
+    session::Sessions,
     sweep,
 };
 use crate::store::{
     StoreResult,
     claims::{self, Claim},
+    due::Floor,
 };
 
 /// How many deliveries one round claims.
@@ -57,9 +60,10 @@ impl Chimeway {
     ///
     /// [`FlowError::Store`] if the database is away.
     pub async fn settle(&self, pool: &PgPool) -> Result<Settled, FlowError> {
+        let sessions = self.core.sessions(pool);
         let mut all = Settled::default();
         loop {
-            let round = round(&self.core, pool).await?;
+            let round = round(&self.core, &sessions).await?;
             if round.is_empty() {
                 return Ok(all);
             }
@@ -80,19 +84,21 @@ impl Chimeway {
     ///
     /// [`FlowError::Store`] if the database is away.
     pub async fn sweep(&self, pool: &PgPool) -> Result<usize, FlowError> {
-        let closed = sweep::close_expired(&self.core, pool, sweep::EACH_MINUTE).await?;
-        Ok(closed + sweep::heal(&self.core, pool).await?)
+        let sessions = self.core.sessions(pool);
+        let closed = sweep::close_expired(&self.core, &sessions, sweep::EACH_MINUTE).await?;
+        Ok(closed + sweep::heal(&self.core, &sessions).await?)
     }
 }
 
-async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
-    let (events, _) = batch::take(core, pool, &Expand { core }, None).await?;
-    let (signals, _) = batch::take(core, pool, &Route { core }, None).await?;
-    let (owed, _) = batch::take(core, pool, &Owed { core }, None).await?;
-    let (runs, _) = batch::take(core, pool, &Due { core }, None).await?;
-    let acted = actions::take(core, pool, None).await?;
-    let closed = sweep::close_expired(core, pool, sweep::EACH_SECOND).await?;
-    let sent = send_due(core, pool).await?;
+async fn round(core: &Core, sessions: &Sessions) -> StoreResult<Settled> {
+    let look = Look::default();
+    let (events, _) = batch::take(core, sessions, &Expand { core }, look).await?;
+    let (signals, _) = batch::take(core, sessions, &Route { core }, look).await?;
+    let (owed, _) = batch::take(core, sessions, &Owed { core }, look).await?;
+    let (runs, _) = batch::take(core, sessions, &Due { core }, look).await?;
+    let acted = actions::take(core, sessions, look).await?;
+    let closed = sweep::close_expired(core, sessions, sweep::EACH_SECOND).await?;
+    let sent = send_due(core, sessions).await?;
     Ok(Settled {
         events: events.rows,
         signals: signals.rows,
@@ -101,10 +107,10 @@ async fn round(core: &Core, pool: &PgPool) -> StoreResult<Settled> {
     })
 }
 
-async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
-    let mut claims = claim(core, pool, Which::at_most(CLAIM)).await?;
-    claims.extend(claim(core, pool, Which::at_most(1).isolated()).await?);
-    let needs = deliver::needs_of(core, pool, &claims).await?;
+async fn send_due(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
+    let mut claims = claim(core, sessions, Which::at_most(CLAIM)).await?;
+    claims.extend(claim(core, sessions, Which::at_most(1).isolated()).await?);
+    let needs = deliver::needs_of(core, sessions, &claims).await?;
     let (mut results, mut back) = (vec![], vec![]);
     for claimed in claims {
         match deliver::deliver(core, &claimed, &needs).await {
@@ -113,19 +119,19 @@ async fn send_due(core: &Core, pool: &PgPool) -> StoreResult<usize> {
         }
     }
     let sent = results.len();
-    record(core, pool, results).await?;
-    hand_back(pool, &back).await?;
+    record(core, sessions, results).await?;
+    hand_back(sessions, &back).await?;
     Ok(sent)
 }
 
 /// Records results; those whose rows another session holds once more, for about a second. After that
 /// their leases end.
-async fn record(core: &Core, pool: &PgPool, mut results: Vec<Attempted>) -> StoreResult<()> {
+async fn record(core: &Core, sessions: &Sessions, mut results: Vec<Attempted>) -> StoreResult<()> {
     for _ in 0..RECORD_TRIES {
-        let recorded = batch::commit(pool, &Record { core }, results.clone()).await?;
+        let recorded = batch::commit(sessions, &Record { core }, results.clone()).await?;
         let mut recorded = Recorded::all(recorded);
         recorded.count(core);
-        core.wake_after(pool, &mut recorded.made).await;
+        core.wake_after(sessions, &mut recorded.made).await;
         results.retain(|result| recorded.held.contains(&result.claim));
         if results.is_empty() {
             return Ok(());
@@ -151,6 +157,8 @@ pub(super) struct Which {
     pub(super) isolated: bool,
     /// Tenants and channels take turns, after this pair.
     pub(super) turns_after: Option<(String, String)>,
+    /// Only what is due since then, or later.
+    pub(super) floor: Floor,
 }
 
 impl Which {
@@ -172,10 +180,12 @@ impl Which {
 }
 
 /// Claims due deliveries: durable when it returns, and so before the first of them is sent.
-pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResult<Vec<Claimed>> {
+pub(super) async fn claim(
+    core: &Core,
+    sessions: &Sessions,
+    which: Which,
+) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
-    let mut tx = batch::begin(pool).await?;
-    core.outage.connected(asked);
     let claim = Claim {
         owner: &core.worker,
         limit: which.limit,
@@ -187,11 +197,20 @@ pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResu
             .turns_after
             .as_ref()
             .map(|(tenant, channel)| (tenant.as_str(), channel.as_str())),
+        floor: which.floor,
     };
-    let began = Instant::now();
-    let rows = claims::claim(&mut tx, &claim).await?;
-    tx.commit().await?;
-    metrics::claimed(began.elapsed());
+    let work = sessions.bounded();
+    let take = async {
+        let mut session = work.session().await?;
+        core.outage.connected(asked);
+        let mut tx = session.begin().await?;
+        let began = Instant::now();
+        let rows = claims::claim(&mut tx, &claim).await?;
+        tx.commit().await?;
+        metrics::claimed(began.elapsed());
+        StoreResult::Ok(rows)
+    };
+    let rows = work.run(take).await?;
     let claimed = |row| Claimed {
         row,
         asked,
@@ -203,12 +222,22 @@ pub(super) async fn claim(core: &Core, pool: &PgPool, which: Which) -> StoreResu
 }
 
 /// Gives claims back: due again, nothing counted.
-pub(super) async fn hand_back(pool: &PgPool, claims: &[claims::ClaimRef]) -> StoreResult<u64> {
+pub(super) async fn hand_back(
+    sessions: &Sessions,
+    claims: &[claims::ClaimRef],
+) -> StoreResult<u64> {
     if claims.is_empty() {
         return Ok(0);
     }
-    let mut conn = pool.acquire().await?;
-    claims::hand_back(&mut conn, claims).await
+    let work = sessions.bounded();
+    let give = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin_plain().await?;
+        let given = claims::hand_back(&mut tx, claims).await?;
+        tx.commit().await?;
+        Ok(given)
+    };
+    work.run(give).await
 }
 
 /// How long a look at a queue of batches pauses after one that brought nothing although rows were due.

@@ -21,6 +21,7 @@ use crate::{
     store::{
         StoreResult, approvals,
         crashes::{self, Counted},
+        due::Floor,
         healing,
         owed::parse_status,
         runs::{self, RunRow},
@@ -41,10 +42,11 @@ impl DueWork for Due<'_> {
         &self,
         conn: &mut PgConnection,
         among: Option<&[RunId]>,
+        floor: Floor,
         limit: i64,
     ) -> StoreResult<Vec<RunRow>> {
         self.core.reach(Point::BeforeDue).await;
-        runs::lock_due(conn, among, limit).await
+        runs::lock_due(conn, among, floor, limit).await
     }
 
     fn id(row: &RunRow) -> RunId {

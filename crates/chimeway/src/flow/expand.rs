@@ -17,6 +17,7 @@ use crate::{
     store::{
         StoreResult,
         crashes::{self, Counted},
+        due::Floor,
         events::{self, Chunk, DueEvent, Given},
         runs::ForRecord,
     },
@@ -39,9 +40,10 @@ impl DueWork for Expand<'_> {
         &self,
         conn: &mut PgConnection,
         among: Option<&[EventId]>,
+        floor: Floor,
         limit: i64,
     ) -> StoreResult<Vec<DueEvent>> {
-        events::lock_due(conn, among, limit).await
+        events::lock_due(conn, among, floor, limit).await
     }
 
     fn id(row: &DueEvent) -> EventId {

@@ -151,6 +151,9 @@ pub struct DeliveryFacts {
     pub progress_owed: bool,
     /// How its last try ended.
     pub last_outcome: Option<String>,
+    /// What was wrong with it, in a word, where its channel has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_class: Option<String>,
 }
 
 impl Workflows {
@@ -375,6 +378,15 @@ impl Explanation {
             if !channels.is_empty() {
                 let channels = channels.join(" and ");
                 text.push_str(&format!(" Nothing was sent over {channels}: {why}."));
+            }
+        }
+        for delivery in &self.deliveries {
+            if delivery.last_class.as_deref() == Some("private_target") {
+                text.push_str(&format!(
+                    " The {} message was not sent: its address is in a private network, and the \
+                     worker's `allow_private` does not name it.",
+                    delivery.channel
+                ));
             }
         }
         text

@@ -15,7 +15,7 @@ use std::{collections::HashMap, time::Duration};
 pub use metrics::Unit;
 use metrics::{counter, gauge, histogram};
 
-use super::{Chimeway, Core, made::SetAside};
+use super::{Chimeway, Core, made::SetAside, retention::Kept};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +88,8 @@ metrics! {
         "Rows that this process set aside.";
     HEALED = Counter "chimeway_healed_total" Count []
         "Runs that nothing would have moved, found by this process's sweep and made due.";
+    PRUNED = Counter "chimeway_pruned_total" Count ["kind"]
+        "Rows that retention has taken, by kind.";
     SPANS = Counter "chimeway_spans_total" Count ["result"]
         "Spans of traces, by what became of them.";
     READY = Gauge "chimeway_ready" Count []
@@ -195,6 +197,9 @@ impl Chimeway {
         quarantined("delivery", 0);
         leases_closed(0);
         healed(0);
+        for kind in Kept::ALL {
+            pruned(kind.as_str(), 0);
+        }
         spans_sent(0);
         spans_dropped(0);
     }
@@ -282,6 +287,10 @@ pub(super) fn leases_closed(leases: usize) {
 
 pub(super) fn healed(runs: usize) {
     counter!(HEALED.name).increment(whole(runs));
+}
+
+pub(super) fn pruned(kind: &'static str, rows: u64) {
+    counter!(PRUNED.name, "kind" => kind).increment(rows);
 }
 
 pub(super) fn set_aside(aside: &SetAside) {

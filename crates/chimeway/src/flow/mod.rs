@@ -22,6 +22,7 @@ mod due;
 pub mod error;
 mod expand;
 pub mod explain;
+mod files;
 pub mod hooks;
 pub mod inbox;
 mod made;
@@ -32,10 +33,14 @@ mod overview;
 mod owed;
 pub mod preferences;
 mod progress;
+mod prune;
 pub mod recipients;
 mod record;
+pub mod retention;
+mod review;
 pub mod roles;
 mod route;
+mod session;
 pub mod spans;
 mod start;
 pub mod state_change;
@@ -53,8 +58,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::PgPool;
-
 pub use actions::{ActionCall, ActionError, ActionKind, Writable};
 pub use address_book::{AddressBook, Contact};
 pub use apply::{Applied, ApplyStatus};
@@ -62,11 +65,15 @@ pub use approvals::{Approvals, Decided};
 pub use dispatch::Settled;
 pub use error::FlowError;
 pub use explain::{DeliveryFacts, Explanation, RecordFacts};
+pub use files::{LARGEST_FILE, read_text};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
 pub use overview::{DueWork, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
+pub use prune::{KeptRows, PruneStep, PrunedKind, Pruning};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
+pub use retention::{Age, Kept, Retention};
+pub use review::Reviewed;
 pub use roles::Roles;
 pub use spans::{Span, SpanSink};
 pub use state_change::StateChange;
@@ -77,13 +84,15 @@ pub use track::Signal;
 pub use trigger::{Trigger, Triggered};
 pub use workflows::Workflows;
 
+use session::{Bounded, Sessions};
+
 use crate::{
     channels::{Channel, Registry},
     definition::Known,
     engine::Budget,
     ids::{ActionName, BadName, ChannelName, KindName},
     queue::{QueueName, Wakes},
-    store::{healing::Place, settings},
+    store::{StoreResult, healing::Place, settings},
 };
 
 /// Who does what a commit made due.
@@ -106,6 +115,9 @@ pub struct Timing {
     /// How long after its end a lease is closed; 2 s, so that a worker that was kept from the database
     /// records first.
     pub grace: Duration,
+    /// How long a worker's transaction may take, with what it waits for a connection; 30 s. What was not
+    /// answered by then is taken for lost: the connection is closed, the work is done again.
+    pub transaction: Duration,
 }
 
 impl Default for Timing {
@@ -114,6 +126,7 @@ impl Default for Timing {
             lease: Duration::from_secs(30),
             send: Duration::from_secs(20),
             grace: Duration::from_secs(2),
+            transaction: Duration::from_secs(30),
         }
     }
 }
@@ -136,12 +149,15 @@ pub(crate) struct Core {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) worker: String,
     pub(crate) timing: Timing,
+    pub(crate) pooled: bool,
     pub(crate) budget: Budget,
     pub(crate) hook: Option<Hook>,
     pub(crate) address_book: Option<Arc<dyn AddressBook>>,
     pub(crate) spans: Option<Arc<dyn SpanSink>>,
     /// How far this process's walks over the live runs have come.
     pub(crate) walked: Mutex<Place>,
+    /// How far its passes over what is over have come.
+    pub(crate) pruned: Mutex<prune::Walked>,
     /// When the database was away, as this process noticed.
     pub(crate) outage: outage::Outage,
     /// The queues that this process runs; empty where it runs none.
@@ -185,6 +201,7 @@ pub struct ChimewayBuilder {
     dispatcher: Dispatcher,
     worker: Option<String>,
     timing: Timing,
+    pooled: bool,
     hook: Option<Hook>,
     address_book: Option<Arc<dyn AddressBook>>,
     spans: Option<Arc<dyn SpanSink>>,
@@ -283,6 +300,17 @@ impl ChimewayBuilder {
         self
     }
 
+    /// Whether the pools that this handle is given reach the database through a pooler in transaction mode, such
+    /// as PgBouncer; false. Everything is then done in explicit transactions. Such a pool is to have
+    /// `statement_cache_capacity(0)`, and its workers listen through another one, or not at all
+    /// ([`Workers::listen`](workers::Workers::listen)). Calls that are given a connection are in the
+    /// transaction of the caller, which begins with [`settings::BEGIN_PLAIN_POOLED`].
+    #[must_use]
+    pub fn pooled(mut self, pooled: bool) -> Self {
+        self.pooled = pooled;
+        self
+    }
+
     /// Where addresses are looked up that are not stored.
     #[must_use]
     pub fn address_book(mut self, book: impl AddressBook) -> Self {
@@ -334,11 +362,13 @@ impl ChimewayBuilder {
                 dispatcher: self.dispatcher,
                 worker,
                 timing: self.timing,
+                pooled: self.pooled,
                 budget: Budget::default(),
                 hook: self.hook,
                 address_book: self.address_book,
                 spans: self.spans,
                 walked: Mutex::default(),
+                pruned: Mutex::default(),
                 outage: outage::Outage::default(),
                 runs: OnceLock::new(),
             }),
@@ -350,7 +380,7 @@ impl Core {
     /// What a worker's committed transaction made due is told to this process's own queues, and by
     /// NOTIFY to others where this process does not run the queue. A hint: should it be lost, polling
     /// finds the work. Its spans are told to whoever takes them.
-    pub(crate) async fn wake_after(&self, pool: &PgPool, made: &mut made::Made) {
+    pub(crate) async fn wake_after(&self, sessions: &Sessions, made: &mut made::Made) {
         metrics::set_aside(&made.set_aside);
         if let Some(sink) = self.spans.as_ref().filter(|_| !made.spans.is_empty()) {
             sink.take(std::mem::take(&mut made.spans));
@@ -368,11 +398,9 @@ impl Core {
             .runs
             .get()
             .is_some_and(|queues| !queues.contains(&QueueName::Delivery));
-        if made.planned > 0
-            && elsewhere
-            && let Ok(mut conn) = pool.acquire().await
-        {
-            let _ = settings::wake(&mut conn, &[QueueName::Delivery.as_str()]).await;
+        if made.planned > 0 && elsewhere {
+            let work = sessions.bounded();
+            let _ = work.run(wake_delivery(work)).await;
         }
     }
 
@@ -382,4 +410,11 @@ impl Core {
             hook(point).await;
         }
     }
+}
+
+async fn wake_delivery(work: Bounded<'_>) -> StoreResult<()> {
+    let mut session = work.session().await?;
+    let mut tx = session.begin_plain().await?;
+    settings::wake(&mut tx, &[QueueName::Delivery.as_str()]).await?;
+    Ok(tx.commit().await?)
 }

@@ -25,6 +25,7 @@ use crate::{
         StoreResult,
         crashes::{self, Counted},
         deliveries,
+        due::Floor,
         owed::{self, OwedRow, parse_status},
         runs,
     },
@@ -51,9 +52,10 @@ impl DueWork for Owed<'_> {
         &self,
         conn: &mut PgConnection,
         among: Option<&[DeliveryId]>,
+        floor: Floor,
         limit: i64,
     ) -> StoreResult<Vec<OwedRow>> {
-        owed::list(conn, among, limit).await
+        owed::list(conn, among, floor, limit).await
     }
 
     fn id(row: &OwedRow) -> DeliveryId {

@@ -314,7 +314,7 @@ async fn record(
     let quarantined = set_aside.count();
 
     let mut inputs: HashMap<RunId, VecDeque<Input>> = HashMap::new();
-    let (mut untold, mut told_alone) = (vec![], vec![]);
+    let (mut untold, mut alone) = (vec![], vec![]);
     for (item, settled) in items.iter().zip(&settled) {
         if !decided.contains(&item.claim) || item.unsent == Some(Unsent::Superseded) {
             continue;
@@ -332,26 +332,26 @@ async fn record(
         // Where workers died again and again it may be what comes next in its run: that is told alone, and what
         // was sent is written down before.
         let dangerous = item.crashes + i32::from(item.closing()) >= CRASHES_BEFORE_ISOLATION;
-        if current.contains_key(&item.run) && !dangerous {
+        if dangerous {
+            alone.push(item.claim.id);
+        } else if current.contains_key(&item.run) {
             inputs
                 .entry(item.run)
                 .or_default()
                 .push_back(Input::Delivered(result));
         } else if skipped.contains(&item.run) {
             untold.push(item.claim.id);
-        } else if dangerous && current.contains_key(&item.run) {
-            told_alone.push(item.claim.id);
         }
     }
     if !untold.is_empty() {
         made.wakes_in(chrono::TimeDelta::milliseconds(20));
     }
-    if !told_alone.is_empty() {
+    if !alone.is_empty() {
         made.wakes_in(chrono::TimeDelta::zero());
     }
     let advanced = progress::advance(core, conn, rows, inputs).await?;
     owed::owe(conn, &untold, HELD).await?;
-    owed::owe(conn, &told_alone, Duration::ZERO).await?;
+    owed::owe(conn, &alone, Duration::ZERO).await?;
     if let Some(delay) = advanced.next_wake {
         made.wakes_in(chrono::TimeDelta::from_std(delay).unwrap_or_default());
     }

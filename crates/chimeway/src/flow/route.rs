@@ -21,6 +21,7 @@ use crate::{
     store::{
         StoreResult,
         crashes::{self, Counted},
+        due::Floor,
         runs,
         signals::{self, Candidate, DueSignal},
     },
@@ -45,10 +46,11 @@ impl DueWork for Route<'_> {
         &self,
         conn: &mut PgConnection,
         among: Option<&[SignalId]>,
+        floor: Floor,
         limit: i64,
     ) -> StoreResult<Vec<DueSignal>> {
         self.core.reach(Point::BeforeRoute).await;
-        signals::lock_due(conn, among, limit).await
+        signals::lock_due(conn, among, floor, limit).await
     }
 
     fn id(row: &DueSignal) -> SignalId {

@@ -3,12 +3,12 @@
 use std::{sync::PoisonError, time::Duration};
 
 use rand::RngExt;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
     Core, batch, metrics,
     record::{Attempted, Record, Recorded},
+    session::Sessions,
     spans::Origin,
 };
 use crate::{
@@ -28,16 +28,28 @@ const STRETCH: i64 = 10_000;
 /// Closes leases that ended at least the grace ago: the try counts as a crash with an unknown outcome,
 /// and the delivery is tried again, given up or set aside like after any other failure. Closes none right after the
 /// database was away: those who held them record first.
-pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> StoreResult<usize> {
-    let expired = {
-        let asked = Instant::now();
-        let mut conn = pool.acquire().await?;
+pub(super) async fn close_expired(
+    core: &Core,
+    sessions: &Sessions,
+    among: i64,
+) -> StoreResult<usize> {
+    let asked = Instant::now();
+    let work = sessions.bounded();
+    let look = async {
+        let mut session = work.session().await?;
         core.outage.connected(asked);
         if core.outage.is_recent() {
-            return Ok(0);
+            return Ok(vec![]);
         }
-        claims::expired(&mut conn, LEASES, core.timing.grace, among).await?
+        claims::expired(
+            &mut *session.read().await?,
+            LEASES,
+            core.timing.grace,
+            among,
+        )
+        .await
     };
+    let expired = work.run(look).await?;
     if expired.is_empty() {
         return Ok(0);
     }
@@ -72,9 +84,9 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
             }
         })
         .collect();
-    let mut recorded = Recorded::all(batch::commit(pool, &Record { core }, items).await?);
+    let mut recorded = Recorded::all(batch::commit(sessions, &Record { core }, items).await?);
     recorded.count(core);
-    core.wake_after(pool, &mut recorded.made).await;
+    core.wake_after(sessions, &mut recorded.made).await;
     let closed = found - recorded.held.len();
     metrics::leases_closed(closed);
     if closed > 0 {
@@ -87,23 +99,26 @@ pub(super) async fn close_expired(core: &Core, pool: &PgPool, among: i64) -> Sto
 }
 
 /// The minute's duty: takes the tick, or finds that another process has; looks at every queue, closes
-/// leases, forgets old ticks.
+/// leases.
 pub(super) async fn sweep(
     core: &Core,
-    pool: &PgPool,
+    sessions: &Sessions,
     name: &str,
     tick: chrono::DateTime<chrono::Utc>,
 ) -> StoreResult<bool> {
     core.wakes.all();
-    let mut tx = batch::begin(pool).await?;
-    let taken = cron::take_tick(&mut tx, name, tick).await?;
+    let work = sessions.bounded();
+    let take = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let taken = cron::take_tick(&mut tx, name, tick).await?;
+        tx.commit().await?;
+        StoreResult::Ok(taken)
+    };
+    let taken = work.run(take).await?;
     if taken {
-        cron::forget_old_ticks(&mut tx).await?;
-    }
-    tx.commit().await?;
-    if taken {
-        close_expired(core, pool, EACH_MINUTE).await?;
-        heal(core, pool).await?;
+        close_expired(core, sessions, EACH_MINUTE).await?;
+        heal(core, sessions).await?;
     }
     Ok(taken)
 }
@@ -111,13 +126,19 @@ pub(super) async fn sweep(
 /// Looks at a stretch of the live runs for those that nothing is going to move, and makes them due. No
 /// transaction of ours leaves one; rows that were changed or lost by hand may. Each sweep of a process
 /// goes on where its last one ended, so that the cost of one does not grow with what waits.
-pub(super) async fn heal(core: &Core, pool: &PgPool) -> StoreResult<usize> {
+pub(super) async fn heal(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
     let walked = || core.walked.lock().unwrap_or_else(PoisonError::into_inner);
     let from = walked().clone();
-    let mut tx = batch::begin(pool).await?;
-    let stretch = healing::walk(&mut tx, &from, STRETCH).await?;
-    healing::make_due(&mut tx, &stretch.stuck).await?;
-    tx.commit().await?;
+    let work = sessions.bounded();
+    let walk = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let stretch = healing::walk(&mut tx, &from, STRETCH).await?;
+        healing::make_due(&mut tx, &stretch.stuck).await?;
+        tx.commit().await?;
+        StoreResult::Ok(stretch)
+    };
+    let stretch = work.run(walk).await?;
     *walked() = stretch.next.unwrap_or_default();
     metrics::healed(stretch.stuck.len());
     for run in &stretch.stuck {

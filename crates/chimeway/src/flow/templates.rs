@@ -11,10 +11,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{Core, definitions, deliver::Claimed};
+use super::{Core, definitions, deliver::Claimed, session::Sessions};
 pub use crate::channels::render::{RenderFailure, Template, TemplateMistake, TemplateSource};
 use crate::{
     channels::{
@@ -95,7 +95,7 @@ impl Templates {
             if key.is_empty() || key.starts_with('.') || !path.is_file() {
                 continue;
             }
-            match fs::read_to_string(&path) {
+            match super::files::read_text(&path) {
                 Ok(text) => {
                     let source = sources.entry(key.to_owned()).or_default();
                     let place = match end {
@@ -196,7 +196,7 @@ fn notify_steps(checked: &Validated) -> impl Iterator<Item = (usize, &Notify)> {
 }
 
 /// What is missing, where `has_subject` says whether the template of a render key has a subject.
-fn missing(
+pub(super) fn missing(
     checked: &Validated,
     known: &Known,
     has_subject: impl Fn(&str) -> Option<bool>,
@@ -237,17 +237,27 @@ pub(super) async fn missing_in_store(
     checked: &Validated,
     known: &Known,
 ) -> StoreResult<Vec<DefinitionError>> {
-    let mut keys: Vec<(String, Option<String>)> = notify_steps(checked)
+    let stored = stored_subjects(conn, std::iter::once(checked), known).await?;
+    Ok(missing(checked, known, |key| stored.get(key).copied()))
+}
+
+/// Of the templates that these documents need, those that are stored: whether each has a subject.
+pub(super) async fn stored_subjects<'a>(
+    conn: &mut PgConnection,
+    checked: impl Iterator<Item = &'a Validated>,
+    known: &Known,
+) -> StoreResult<BTreeMap<String, bool>> {
+    let mut keys: Vec<(String, Option<String>)> = checked
+        .flat_map(notify_steps)
         .filter(|(_, notify)| known.renders(&notify.channel))
         .map(|(_, notify)| (notify.render_key.to_string(), None))
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    let stored = templates::latest(conn, &keys).await?;
-    Ok(missing(checked, known, |key| {
-        let row = stored.iter().find(|row| row.render_key == key)?;
-        Some(row.subject.is_some())
-    }))
+    let stored = templates::latest(conn, &keys).await?.into_iter();
+    Ok(stored
+        .map(|row| (row.render_key, row.subject.is_some()))
+        .collect())
 }
 
 fn compiled(row: TemplateRow) -> Result<Template, Vec<TemplateMistake>> {
@@ -301,7 +311,7 @@ impl Cache {
     pub(super) async fn of(
         &self,
         core: &Core,
-        pool: &PgPool,
+        sessions: &Sessions,
         claims: &[Claimed],
         definitions: &definitions::Loaded,
     ) -> StoreResult<Loaded> {
@@ -322,7 +332,7 @@ impl Cache {
                 .iter()
                 .any(|key| !state.kept.contains_key(key.as_str()))
         {
-            state.look(pool, &keys).await?;
+            state.look(sessions, &keys).await?;
         }
         let found = keys.iter().filter_map(|key| {
             let kept = state.kept.get(key.as_str())?;
@@ -338,7 +348,7 @@ impl Cache {
 }
 
 impl State {
-    async fn look(&mut self, pool: &PgPool, keys: &[&RenderKey]) -> StoreResult<()> {
+    async fn look(&mut self, sessions: &Sessions, keys: &[&RenderKey]) -> StoreResult<()> {
         let looked = Instant::now();
         let known = self.kept.iter().map(|(key, kept)| {
             let hash = match kept {
@@ -352,8 +362,12 @@ impl State {
             asked.entry(key.to_string()).or_default();
         }
         let asked: Vec<(String, Option<String>)> = asked.into_iter().collect();
-        let mut conn = pool.acquire().await?;
-        let rows = templates::latest(&mut conn, &asked).await?;
+        let work = sessions.bounded();
+        let read = async {
+            let mut session = work.session().await?;
+            templates::latest(&mut *session.read().await?, &asked).await
+        };
+        let rows = work.run(read).await?;
         for (key, _) in asked {
             if rows.iter().all(|row| row.render_key != key) {
                 self.kept.insert(key, Kept::Missing);

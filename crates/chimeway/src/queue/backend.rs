@@ -183,6 +183,7 @@ async fn pump<S: Source>(source: Shared<S>, feed: Feed, sender: mpsc::Sender<Slo
             free.push(slot);
         }
         // A claim that was sent runs to its end: what it took must be begun or handed back.
+        feed.health.asks(feed.queue);
         match source.fetch(free.len()).await {
             Ok(Fetched { jobs, next_due }) => {
                 feed.health.reached(feed.queue);

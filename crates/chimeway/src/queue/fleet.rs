@@ -2,10 +2,10 @@
 //! together.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use apalis::prelude::{Monitor, WorkerBuilder, WorkerBuilderExt as _};
 use apalis_core::worker::ext::parallelize::ParallelizeExt as _;
 use apalis_cron::{CronScheduler, Tick};
 use sqlx::PgPool;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -26,37 +27,66 @@ use crate::store::StoreError;
 /// How long the pumps may take to finish the claim they have sent, before the drain goes on without
 /// them.
 const LAST_CLAIM: Duration = Duration::from_secs(5);
+/// How long each queue may then take to give back what it has not begun.
+const HAND_BACK: Duration = Duration::from_secs(5);
+
+/// From when on a queue whose question is not answered counts as one that does not reach the database: a dead
+/// network says nothing.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// Whether the queues reach the database.
 #[derive(Debug, Default)]
 pub struct Health {
     lost: Mutex<BTreeSet<QueueName>>,
     seen: Mutex<BTreeSet<QueueName>>,
+    /// The questions that are not answered yet, and since when.
+    asked: Mutex<BTreeMap<QueueName, Instant>>,
     /// The queues that run; `None` before they do.
     run: Mutex<Option<BTreeSet<QueueName>>>,
+    /// What the schema has, and what this program knows, where the two do not go together.
+    foreign: OnceLock<(i64, i64)>,
 }
 
 impl Health {
-    /// Whether every queue that runs has reached the database, and none has lost it since.
+    /// Whether every queue that runs has reached the database, and none has lost it since; and the schema is
+    /// one for this program.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        lock(&self.run).is_some() && self.missing().is_empty()
+        self.foreign.get().is_none() && lock(&self.run).is_some() && self.missing().is_empty()
     }
 
     /// The queues that run and do not reach the database, or have not yet.
     #[must_use]
     pub fn missing(&self) -> BTreeSet<QueueName> {
         let run = lock(&self.run).clone().unwrap_or_default();
-        let (seen, lost) = (lock(&self.seen), lock(&self.lost));
-        let missing = run.difference(&seen);
-        missing.chain(lost.iter()).copied().collect()
+        let (seen, lost, asked) = (lock(&self.seen), lock(&self.lost), lock(&self.asked));
+        let missing = run.difference(&seen).chain(lost.iter());
+        let silent = asked.iter().filter(|(_, since)| since.elapsed() > SILENT);
+        let silent = silent.map(|(queue, _)| queue);
+        missing.chain(silent).copied().collect()
+    }
+
+    /// The first version of the schema that this program cannot work with, and the one that it knows: a newer
+    /// program has come, and this one stops.
+    #[must_use]
+    pub fn foreign_schema(&self) -> Option<(i64, i64)> {
+        self.foreign.get().copied()
+    }
+
+    pub(crate) fn meets_foreign_schema(&self, found: i64, known: i64) {
+        let _ = self.foreign.set((found, known));
     }
 
     fn begins(&self, queues: BTreeSet<QueueName>) {
         *lock(&self.run) = Some(queues);
     }
 
+    pub(super) fn asks(&self, queue: QueueName) {
+        lock(&self.asked).insert(queue, Instant::now());
+    }
+
     pub(super) fn reached(&self, queue: QueueName) {
+        lock(&self.asked).remove(&queue);
         lock(&self.seen).insert(queue);
         if lock(&self.lost).remove(&queue) {
             tracing::info!(queue = %queue, "queue {queue} reaches the database again");
@@ -64,8 +94,17 @@ impl Health {
     }
 
     pub(super) fn lost(&self, queue: QueueName, error: &StoreError) {
+        lock(&self.asked).remove(&queue);
         if lock(&self.lost).insert(queue) {
             let reason = causes(error);
+            if error.is_of_a_pooler() {
+                tracing::error!(
+                    queue = %queue, error = %reason,
+                    "queue {queue} reaches the database through a pooler in transaction mode, which it was not told: \
+                     set `pooled = true` (--pooled, CHIMEWAY_POOLED), or give it a direct connection",
+                );
+                return;
+            }
             tracing::warn!(queue = %queue, error = %reason, "queue {queue} cannot claim; it will try again");
         }
     }
@@ -189,7 +228,8 @@ impl Fleet {
         let (name, duty) = (self.name.clone(), Arc::clone(duty));
         self.monitor = self.monitor.register(move |restarts| {
             let duty = Arc::clone(&duty);
-            WorkerBuilder::new(worker_name(&name, QueueName::Default, restarts).as_str())
+            let worker = worker_name(&name, QueueName::Default, restarts);
+            WorkerBuilder::new(format!("{worker}/{}", duty.name()).as_str())
                 .backend(CronScheduler::new(schedule.clone()))
                 .concurrency(limit)
                 .catch_panic()
@@ -226,7 +266,8 @@ impl Fleet {
             pumps.close();
             let _ = tokio::time::timeout(LAST_CLAIM, pumps.wait()).await;
             for source in &sources {
-                source.hand_back().await;
+                // A network that says nothing must not take the time of the sends: leases end by themselves.
+                let _ = tokio::time::timeout(HAND_BACK, source.hand_back()).await;
             }
             Ok(())
         };

@@ -20,6 +20,16 @@ impl CronSchedule {
     pub fn every_minute() -> Self {
         Self(cron::Schedule::from_str("0 * * * * *").expect("a cron expression"))
     }
+
+    /// Every minute, at second 30.
+    ///
+    /// # Panics
+    ///
+    /// Never: a test reads the expression.
+    #[must_use]
+    pub fn between_minutes() -> Self {
+        Self(cron::Schedule::from_str("30 * * * * *").expect("a cron expression"))
+    }
 }
 
 /// Text that is not a cron expression with seconds.
@@ -64,6 +74,12 @@ mod tests {
         let after = DateTime::from_timestamp(59, 0).unwrap();
         let next = every_minute.0.after(&after).next().unwrap();
         assert_eq!(next.timestamp(), 60);
+        let next = CronSchedule::between_minutes()
+            .0
+            .after(&after)
+            .next()
+            .unwrap();
+        assert_eq!(next.timestamp(), 90);
         assert!("* * * * * *".parse::<CronSchedule>().is_ok());
         let error = "every day".parse::<CronSchedule>().unwrap_err().to_string();
         assert!(

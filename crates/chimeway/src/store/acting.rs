@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::StoreResult;
+use super::{StoreResult, due::Floor};
 use crate::ids::RunId;
 
 /// A run whose actions are due.
@@ -25,17 +25,23 @@ pub struct DueActions {
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn due(conn: &mut PgConnection, limit: i64) -> StoreResult<Vec<DueActions>> {
+pub async fn due(
+    conn: &mut PgConnection,
+    floor: Floor,
+    limit: i64,
+) -> StoreResult<Vec<DueActions>> {
     Ok(sqlx::query_as!(
         DueActions,
         r#"-- acting::due
 select id as "run: RunId", act_at as "due_at!", crashes
 from chimeway.workflow_runs
-where act_at is not null and act_at <= (select chimeway.now())
+where act_at is not null and act_at >= coalesce($2, timestamptz '-infinity')
+    and act_at <= (select chimeway.now())
 order by act_at
 limit $1
 for no key update skip locked"#,
         limit,
+        floor,
     )
     .fetch_all(conn)
     .await?)

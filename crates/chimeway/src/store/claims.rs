@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{StoreResult, deliveries::interval, json::Kept};
+use super::{StoreResult, deliveries::interval, due::Floor, json::Kept};
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
     ids::{
@@ -32,6 +32,8 @@ pub struct Claim<'a> {
     /// Where not the earliest ones are claimed but tenants and channels take turns: the pair that had
     /// the last turn; two empty texts for the beginning.
     pub turns_after: Option<(&'a str, &'a str)>,
+    /// Only what is due since then, or later.
+    pub floor: Floor,
 }
 
 /// A claimed delivery with what sending needs.
@@ -127,7 +129,7 @@ with recursive moment as materialized (
             (
                 select tenant_id collate "C" as tenant_id, channel collate "C" as channel, false as again
                 from chimeway.deliveries
-                where $7 and next_attempt_at is not null and crashes >= 0
+                where $7 and next_attempt_at is not null and next_attempt_at >= coalesce($13, timestamptz '-infinity') and crashes >= 0
                     and (tenant_id collate "C", channel collate "C") > ($8::text collate "C", $9::text collate "C")
                 order by tenant_id collate "C", channel collate "C"
                 limit 1
@@ -136,7 +138,7 @@ with recursive moment as materialized (
             (
                 select tenant_id collate "C", channel collate "C", true
                 from chimeway.deliveries
-                where $7 and next_attempt_at is not null and crashes >= 0
+                where $7 and next_attempt_at is not null and next_attempt_at >= coalesce($13, timestamptz '-infinity') and crashes >= 0
                 order by tenant_id collate "C", channel collate "C"
                 limit 1
             )
@@ -149,7 +151,8 @@ with recursive moment as materialized (
         select first.channel <> all($4) and coalesce((
             select true from chimeway.deliveries d
             where d.tenant_id collate "C" = first.tenant_id and d.channel collate "C" = first.channel
-                and d.next_attempt_at is not null and d.crashes >= 0 and d.next_attempt_at <= (select now from moment)
+                and d.next_attempt_at is not null and d.crashes >= 0
+                and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
             limit 1
         ), false) as is_due
@@ -162,7 +165,7 @@ with recursive moment as materialized (
             (
                 select d.tenant_id collate "C" as tenant_id, d.channel collate "C" as channel, p.again
                 from chimeway.deliveries d
-                where d.next_attempt_at is not null and d.crashes >= 0
+                where d.next_attempt_at is not null and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.crashes >= 0
                     and (d.tenant_id collate "C", d.channel collate "C") > (p.tenant_id, p.channel)
                 order by d.tenant_id collate "C", d.channel collate "C"
                 limit 1
@@ -172,7 +175,8 @@ with recursive moment as materialized (
             (
                 select d.tenant_id collate "C", d.channel collate "C", true
                 from chimeway.deliveries d
-                where not p.again and d.next_attempt_at is not null and d.crashes >= 0
+                where not p.again and d.next_attempt_at is not null and d.next_attempt_at >= coalesce($13, timestamptz '-infinity')
+                    and d.crashes >= 0
                 order by d.tenant_id collate "C", d.channel collate "C"
                 limit 1
             )
@@ -184,7 +188,8 @@ with recursive moment as materialized (
         select next.channel <> all($4) and coalesce((
             select true from chimeway.deliveries d
             where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
-                and d.next_attempt_at is not null and d.crashes >= 0 and d.next_attempt_at <= (select now from moment)
+                and d.next_attempt_at is not null and d.crashes >= 0
+                and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
             limit 1
         ), false) as is_due
@@ -209,7 +214,8 @@ with recursive moment as materialized (
         -- Not `status in ('pending', 'failed')`, which says the same of what is due: the planner takes that for
         -- rare, then reads and sorts all that is due instead of the first of it. So it would by the index for turns,
         -- where statistics say that nothing is due: that index asks for `crashes >= 0`, which is not said here.
-        where not $7 and next_attempt_at is not null and next_attempt_at <= (select now from moment)
+        where not $7 and next_attempt_at is not null and next_attempt_at >= coalesce($13, timestamptz '-infinity')
+            and next_attempt_at <= (select now from moment)
             and status <> 'dispatched'
             and (crashes >= $6) = $5
             and channel <> all($4)
@@ -225,7 +231,8 @@ with recursive moment as materialized (
             select d.id
             from chimeway.deliveries d
             where d.tenant_id collate "C" = p.tenant_id and d.channel collate "C" = p.channel
-                and d.next_attempt_at is not null and d.crashes >= 0 and d.next_attempt_at <= (select now from moment)
+                and d.next_attempt_at is not null and d.crashes >= 0
+                and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
                 and (d.crashes >= $6) = $5
             order by d.next_attempt_at
@@ -304,6 +311,7 @@ order by c.next_attempt_at, c.id"#,
         &channels,
         &left,
         claim.per_channel,
+        claim.floor,
     )
     .fetch_all(conn)
     .await?)

@@ -1,9 +1,11 @@
 //! Which process-wide duties ran.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::StoreResult;
+use super::{StoreResult, deliveries::interval};
 
 /// Takes a tick of a duty for this process; false where another process has it. Held by the caller's
 /// transaction: rolled back, the tick is free again.
@@ -39,15 +41,23 @@ on conflict do nothing"#,
     Ok(taken.rows_affected() == 1)
 }
 
-/// Forgets ticks older than a day.
+/// Forgets up to `limit` ticks that are at least this old; the table is small.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn forget_old_ticks(conn: &mut PgConnection) -> StoreResult<u64> {
+pub async fn forget_ticks(conn: &mut PgConnection, age: Duration, limit: i64) -> StoreResult<u64> {
     Ok(sqlx::query!(
-        r#"-- cron::forget_old_ticks
-delete from chimeway.cron_ticks where tick < chimeway.now() - interval '1 day'"#
+        r#"-- cron::forget_ticks
+with old as materialized (
+    select schedule, tick from chimeway.cron_ticks
+    where tick <= (select chimeway.now()) - $1::interval
+    limit $2
+    for update skip locked
+)
+delete from chimeway.cron_ticks c using old where c.schedule = old.schedule and c.tick = old.tick"#,
+        interval(age),
+        limit,
     )
     .execute(conn)
     .await?

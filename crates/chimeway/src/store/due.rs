@@ -1,8 +1,11 @@
 //! When each kind of work is due next: index probes, answered as a distance from the database's now,
 //! so that no worker compares its own clock.
+//!
+//! Each takes the instant before which it does not look: see [`Floor`].
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, postgres::types::PgInterval};
 
 use super::StoreResult;
@@ -18,6 +21,12 @@ fn duration(interval: Option<PgInterval>) -> DueIn {
     })
 }
 
+/// From what instant on due rows are looked for; `None`: from the beginning.
+///
+/// What was due before has nearly always been done. Its index entries stay for as long as some session keeps a
+/// snapshot from before that, and whoever begins at the beginning passes over all of them, each time.
+pub type Floor = Option<DateTime<Utc>>;
+
 /// The next deliveries.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeliveriesDue {
@@ -25,6 +34,8 @@ pub struct DeliveriesDue {
     pub to_claim: DueIn,
     /// The next one of all that are not over: one that is claimed is due since it was claimed.
     pub any: DueIn,
+    /// The earlier of now and the instant of the next one to claim.
+    pub from: Floor,
 }
 
 /// The next delivery to claim, and the next of all, in one statement.
@@ -32,29 +43,45 @@ pub struct DeliveriesDue {
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn deliveries(conn: &mut PgConnection) -> StoreResult<DeliveriesDue> {
+pub async fn deliveries(conn: &mut PgConnection, floor: Floor) -> StoreResult<DeliveriesDue> {
     let row = sqlx::query!(
         r#"-- due::deliveries
-select
-    (
-        select next_attempt_at
-        from chimeway.deliveries
-        where next_attempt_at is not null and status in ('pending', 'failed')
-        order by next_attempt_at
-        limit 1
-    ) - now as to_claim,
-    (
-        select next_attempt_at from chimeway.deliveries
-        where next_attempt_at is not null order by next_attempt_at limit 1
-    ) - now as any
-from chimeway.clock() as now"#
+select next.to_claim - now as to_claim, next.any - now as any, least(next.to_claim, now) as "from"
+from chimeway.clock() as now
+cross join lateral (
+    select
+        (
+            select next_attempt_at
+            from chimeway.deliveries
+            where next_attempt_at is not null and next_attempt_at >= coalesce($1, timestamptz '-infinity')
+                and status in ('pending', 'failed')
+            order by next_attempt_at
+            limit 1
+        ) as to_claim,
+        (
+            select next_attempt_at from chimeway.deliveries
+            where next_attempt_at is not null and next_attempt_at >= coalesce($1, timestamptz '-infinity')
+            order by next_attempt_at limit 1
+        ) as any
+) next"#,
+        floor,
     )
     .fetch_one(conn)
     .await?;
     Ok(DeliveriesDue {
         to_claim: duration(row.to_claim),
         any: duration(row.any),
+        from: row.from,
     })
+}
+
+/// The next of a kind.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Next {
+    /// How far away it is.
+    pub due: DueIn,
+    /// The earlier of now and its instant.
+    pub from: Floor,
 }
 
 /// The next signal to route.
@@ -62,29 +89,39 @@ from chimeway.clock() as now"#
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn signals(conn: &mut PgConnection) -> StoreResult<DueIn> {
-    let next = sqlx::query_scalar!(
+pub async fn signals(conn: &mut PgConnection, floor: Floor) -> StoreResult<Next> {
+    let row = sqlx::query!(
         r#"-- due::signals
-select (
-    select route_at from chimeway.signals where route_at is not null order by route_at limit 1
-) - chimeway.clock()"#
+select next - now as due, least(next, now) as "from"
+from chimeway.clock() as now
+cross join lateral (
+    select (
+        select route_at from chimeway.signals
+        where route_at is not null and route_at >= coalesce($1, timestamptz '-infinity')
+        order by route_at limit 1
+    ) as next
+) signals"#,
+        floor,
     )
     .fetch_one(conn)
     .await?;
-    Ok(duration(next))
+    Ok(Next {
+        due: duration(row.due),
+        from: row.from,
+    })
 }
 
-/// The next of each kind of the workflows queue.
+/// Something of each kind of the workflows queue.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct WorkflowsDue {
-    /// The next event whose runs are to be made.
-    pub events: DueIn,
-    /// The next run to look at.
-    pub runs: DueIn,
-    /// The next run to be told a result.
-    pub owed: DueIn,
-    /// The next run whose actions are to be carried out.
-    pub actions: DueIn,
+pub struct OfWorkflows<T> {
+    /// Of events whose runs are to be made.
+    pub events: T,
+    /// Of runs to look at.
+    pub runs: T,
+    /// Of runs to be told a result.
+    pub owed: T,
+    /// Of runs whose actions are to be carried out.
+    pub actions: T,
 }
 
 /// The next of each kind of the workflows queue, in one statement.
@@ -92,28 +129,56 @@ pub struct WorkflowsDue {
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn workflows(conn: &mut PgConnection) -> StoreResult<WorkflowsDue> {
+pub async fn workflows(
+    conn: &mut PgConnection,
+    floors: OfWorkflows<Floor>,
+) -> StoreResult<OfWorkflows<Next>> {
     let row = sqlx::query!(
         r#"-- due::workflows
 select
-    (select expand_at from chimeway.events where expand_at is not null order by expand_at limit 1)
-        - now as events,
-    (select wake_at from chimeway.workflow_runs where wake_at is not null order by wake_at limit 1)
-        - now as runs,
-    (
-        select progress_owed_at from chimeway.deliveries
-        where progress_owed_at is not null order by progress_owed_at limit 1
-    ) - now as owed,
-    (select act_at from chimeway.workflow_runs where act_at is not null order by act_at limit 1)
-        - now as actions
-from chimeway.clock() as now"#
+    events - now as events, least(events, now) as events_from,
+    runs - now as runs, least(runs, now) as runs_from,
+    owed - now as owed, least(owed, now) as owed_from,
+    actions - now as actions, least(actions, now) as actions_from
+from chimeway.clock() as now
+cross join lateral (
+    select
+        (
+            select expand_at from chimeway.events
+            where expand_at is not null and expand_at >= coalesce($1, timestamptz '-infinity')
+            order by expand_at limit 1
+        ) as events,
+        (
+            select wake_at from chimeway.workflow_runs
+            where wake_at is not null and wake_at >= coalesce($2, timestamptz '-infinity')
+            order by wake_at limit 1
+        ) as runs,
+        (
+            select progress_owed_at from chimeway.deliveries
+            where progress_owed_at is not null and progress_owed_at >= coalesce($3, timestamptz '-infinity')
+            order by progress_owed_at limit 1
+        ) as owed,
+        (
+            select act_at from chimeway.workflow_runs
+            where act_at is not null and act_at >= coalesce($4, timestamptz '-infinity')
+            order by act_at limit 1
+        ) as actions
+) next"#,
+        floors.events,
+        floors.runs,
+        floors.owed,
+        floors.actions,
     )
     .fetch_one(conn)
     .await?;
-    Ok(WorkflowsDue {
-        events: duration(row.events),
-        runs: duration(row.runs),
-        owed: duration(row.owed),
-        actions: duration(row.actions),
+    let next = |due, from| Next {
+        due: duration(due),
+        from,
+    };
+    Ok(OfWorkflows {
+        events: next(row.events, row.events_from),
+        runs: next(row.runs, row.runs_from),
+        owed: next(row.owed, row.owed_from),
+        actions: next(row.actions, row.actions_from),
     })
 }

@@ -63,6 +63,14 @@ impl StoreError {
         }
     }
 
+    /// Whether a pooler in transaction mode is between, and nobody said so: a prepared statement is on another
+    /// server's session than its next use.
+    #[must_use]
+    pub fn is_of_a_pooler(&self) -> bool {
+        // Invalid statement name; duplicate prepared statement.
+        matches!(self.sqlstate().as_deref(), Some("26000" | "42P05"))
+    }
+
     /// The SQLSTATE, where the server gave one.
     #[must_use]
     pub fn sqlstate(&self) -> Option<String> {
@@ -92,15 +100,17 @@ fn fault(error: &sqlx::Error) -> Fault {
             // Deadlock, serialization failure, lock not available.
             Some("40P01" | "40001" | "55P03") => Fault::Conflict,
             // Connection exceptions; shutdown, crash, starting up; no disk, no memory, too many connections; the
-            // operating system's; read-only. No row is to blame.
+            // operating system's. No row is to blame.
             Some(code)
                 if ["08", "53", "57P", "58"]
                     .iter()
-                    .any(|class| code.starts_with(class))
-                    || code == "25006" =>
+                    .any(|class| code.starts_with(class)) =>
             {
                 Fault::Away
             }
+            // Read-only; a transaction that was idle, or open, for too long; prepared statements that a pooler
+            // mixes up. Nothing of it is the fault of a row.
+            Some("25006" | "25P03" | "25P04" | "26000" | "42P05") => Fault::Away,
             _ => Fault::Data,
         },
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::{StoreResult, json::Kept};
+use super::{StoreResult, due::Floor, json::Kept};
 use crate::ids::{DefinitionId, EventId, NotificationId};
 
 /// A trigger to store.
@@ -153,6 +153,7 @@ pub struct DueEvent {
 pub async fn lock_due(
     conn: &mut PgConnection,
     among: Option<&[EventId]>,
+    floor: Floor,
     limit: i64,
 ) -> StoreResult<Vec<DueEvent>> {
     Ok(sqlx::query_as!(
@@ -163,13 +164,15 @@ select id as "id: EventId", tenant_id as tenant,
     coalesce(jsonb_array_length(recipients), 1) as "total!", (select chimeway.now()) as "now!",
     entity is not null as "of_record!", expand_at as "due_at!", crashes
 from chimeway.events
-where expand_at is not null and expand_at <= (select chimeway.now())
+where expand_at is not null and expand_at >= coalesce($3, timestamptz '-infinity')
+    and expand_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))
 order by expand_at, id
 limit $1
 for no key update skip locked"#,
         limit,
         among as _,
+        floor,
     )
     .fetch_all(conn)
     .await?)

@@ -14,7 +14,7 @@ pub struct InboxItem {
     pub id: NotificationId,
     /// The trigger.
     pub event_id: EventId,
-    /// The run.
+    /// The run, which retention may have taken before the item.
     pub run_id: RunId,
     /// Its workflow.
     pub workflow: String,
@@ -57,12 +57,17 @@ select
 from chimeway.notifications n
 join chimeway.events e on e.id = n.event_id
 cross join lateral (
-    select r.id as run_id, d.workflow_step_id
-    from chimeway.workflow_runs r
-    join chimeway.deliveries d on d.workflow_run_id = r.id
-    where r.notification_id = n.id and d.channel = 'in_app' and d.status = 'succeeded'
-    order by d.visit desc
-    limit 1
+    -- An item may outlive its run.
+    select n.kept_run_id as run_id, n.kept_step_id as workflow_step_id where n.kept_run_id is not null
+    union all
+    (
+        select r.id, d.workflow_step_id
+        from chimeway.workflow_runs r
+        join chimeway.deliveries d on d.workflow_run_id = r.id
+        where r.notification_id = n.id and d.channel = 'in_app' and d.status = 'succeeded'
+        order by d.visit desc
+        limit 1
+    )
 ) m
 left join chimeway.workflow_steps s on s.id = m.workflow_step_id
 where n.tenant_id = $1 and n.recipient = $2
@@ -97,11 +102,11 @@ select count(*) as "count!"
 from chimeway.notifications n
 where n.tenant_id = $1 and n.recipient = $2 and n.read_at is null
     and ($3 or n.archived_at is null)
-    and exists (
+    and (n.kept_run_id is not null or exists (
         select from chimeway.workflow_runs r
         join chimeway.deliveries d on d.workflow_run_id = r.id
         where r.notification_id = n.id and d.channel = 'in_app' and d.status = 'succeeded'
-    )"#,
+    ))"#,
         tenant,
         recipient,
         archived,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{StoreError, StoreResult, deliveries::interval};
+use super::{StoreError, StoreResult, deliveries::interval, due::Floor};
 use crate::{
     engine::DeliveryStatus,
     ids::{DeliveryId, RunId, Visit},
@@ -69,6 +69,7 @@ pub struct OwedRow {
 pub async fn list(
     conn: &mut PgConnection,
     among: Option<&[DeliveryId]>,
+    floor: Floor,
     limit: i64,
 ) -> StoreResult<Vec<OwedRow>> {
     Ok(sqlx::query_as!(
@@ -78,13 +79,15 @@ select id as "id: DeliveryId", workflow_run_id as "run: RunId", visit as "visit:
     action_index as action, status, status_reason, progress_owed_at as "due_at!",
     coalesce((select r.crashes from chimeway.workflow_runs r where r.id = workflow_run_id), 0) as "crashes!"
 from chimeway.deliveries
-where progress_owed_at is not null and progress_owed_at <= (select chimeway.now())
+where progress_owed_at is not null and progress_owed_at >= coalesce($3, timestamptz '-infinity')
+    and progress_owed_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))
 order by progress_owed_at
 limit $1
 for no key update skip locked"#,
         limit,
         among as _,
+        floor,
     )
     .fetch_all(conn)
     .await?)

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::{StoreResult, error::ensure_affected, events::Given};
+use super::{StoreResult, due::Floor, error::ensure_affected, events::Given};
 use crate::ids::{DefinitionId, EventId, NotificationId, RunId, Sequence, StepId, Visit};
 
 /// A run to create.
@@ -271,6 +271,7 @@ for no key update"#,
 pub async fn lock_due(
     conn: &mut PgConnection,
     among: Option<&[RunId]>,
+    floor: Floor,
     limit: i64,
 ) -> StoreResult<Vec<RunRow>> {
     Ok(sqlx::query_as!(
@@ -284,13 +285,15 @@ select
     cancel_requested_at is not null as "cancel_requested!", wake_at, act_at, crashes,
     coalesce(wake_at <= (select chimeway.now()), false) as "due!", (select chimeway.now()) as "now!"
 from chimeway.workflow_runs
-where wake_at is not null and wake_at <= (select chimeway.now())
+where wake_at is not null and wake_at >= coalesce($3, timestamptz '-infinity')
+    and wake_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))
 order by wake_at
 limit $1
 for no key update skip locked"#,
         limit,
         among as _,
+        floor,
     )
     .fetch_all(conn)
     .await?)

@@ -12,13 +12,49 @@ use super::StoreResult;
 /// statistics of young tables yet; compiling one took 30 to 500 ms, and running it 1 ms. With plans that are
 /// made once: their shape does not depend on the arguments, and to plan a claim took longer than to run it. And
 /// without reading tables from end to end, which is the best plan for as long as they are empty, and kept then.
+///
+/// And with an end to idleness: the session of a worker that a dead network cut off holds its row locks for so
+/// long, instead of for the two hours that TCP takes to look for it.
 pub const BEGIN: &str = "begin; set local jit = off; \
-    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off";
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local idle_in_transaction_session_timeout = '30s'";
+
+/// The same through a pooler in transaction mode. A server's session is then whoever's turn it is: what another
+/// client has prepared there, under the names that we use too, is forgotten first. Each statement is prepared
+/// anew under a name of its own, and lives as long as the transaction needs it.
+pub const BEGIN_POOLED: &str = "begin; set local jit = off; \
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local idle_in_transaction_session_timeout = '30s'; deallocate all";
+
+/// How what is read or written once in a while is begun.
+pub const BEGIN_PLAIN: &str = "begin; set local idle_in_transaction_session_timeout = '30s'";
+
+/// The same through a pooler in transaction mode.
+pub const BEGIN_PLAIN_POOLED: &str =
+    "begin; set local idle_in_transaction_session_timeout = '30s'; deallocate all";
+
+/// How retention begins a transaction: as workers do, but it never waits long for a row that another session
+/// holds, and does not wait for the disk: what a crash brings back is pruned once more.
+pub const BEGIN_PRUNING: &str = "begin; set local jit = off; \
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local lock_timeout = '100ms'; set local synchronous_commit = off; \
+    set local idle_in_transaction_session_timeout = '30s'";
+
+/// The same through a pooler in transaction mode.
+pub const BEGIN_PRUNING_POOLED: &str = "begin; set local jit = off; \
+    set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local lock_timeout = '100ms'; set local synchronous_commit = off; \
+    set local idle_in_transaction_session_timeout = '30s'; deallocate all";
 
 /// How a request from outside begins a transaction: it does not wait for ever for what another session holds,
 /// nor does it keep the server busy.
-pub const BEGIN_REQUEST: &str =
-    "begin; set local lock_timeout = '5s'; set local statement_timeout = '15s'";
+pub const BEGIN_REQUEST: &str = "begin; set local lock_timeout = '5s'; \
+    set local statement_timeout = '15s'; set local idle_in_transaction_session_timeout = '30s'";
+
+/// The same through a pooler in transaction mode.
+pub const BEGIN_REQUEST_POOLED: &str = "begin; set local lock_timeout = '5s'; \
+    set local statement_timeout = '15s'; set local idle_in_transaction_session_timeout = '30s'; \
+    deallocate all";
 
 /// The database's now: what `decide` is given where no claim or lock brought it.
 ///

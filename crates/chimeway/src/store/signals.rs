@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::StoreResult;
+use super::{StoreResult, due::Floor};
 use crate::ids::{DeliveryId, NotificationId, RunId, SignalId, StepId};
 
 /// A signal to record.
@@ -83,6 +83,7 @@ pub struct DueSignal {
 pub async fn lock_due(
     conn: &mut PgConnection,
     among: Option<&[SignalId]>,
+    floor: Floor,
     limit: i64,
 ) -> StoreResult<Vec<DueSignal>> {
     Ok(sqlx::query_as!(
@@ -90,13 +91,15 @@ pub async fn lock_due(
         r#"-- signals::lock_due
 select id as "id: SignalId", route_at as "due_at!", crashes
 from chimeway.signals
-where route_at is not null and route_at <= (select chimeway.now())
+where route_at is not null and route_at >= coalesce($3, timestamptz '-infinity')
+    and route_at <= (select chimeway.now())
     and ($2::uuid[] is null or id = any($2))
 order by route_at, id
 limit $1
 for no key update skip locked"#,
         limit,
         among as _,
+        floor,
     )
     .fetch_all(conn)
     .await?)

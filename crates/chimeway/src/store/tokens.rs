@@ -76,6 +76,9 @@ from unnest($1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::boolean[])
 /// Those of these that open something: neither unknown nor revoked. Never cached: a token that is revoked
 /// opens nothing from that commit on.
 ///
+/// How long the index takes to find a hash may tell of hashes near it, but who calls cannot choose the digits of
+/// a hash, and a hash tells nothing of its token: no comparison here needs to take a constant time.
+///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).

@@ -4,6 +4,7 @@
 //! ```text
 //! chimeway-test-worker --database-url URL --sends FILE [--name NAME] [--queue QUEUE=N]..
 //!     [--lease-ms N] [--send-ms N] [--grace-ms N] [--drain-ms N] [--send-delay-ms N] [--pool N]
+//!     [--transaction-ms N] [--pooled] [--direct-url URL]
 //!     [--no-listen] [--allow-write TABLE.COLUMN].. [--failpoint POINT=ACTION]..
 //!     [--temporary-percent N] [--abort-for PREFIX] [--hang-for PREFIX]
 //! ```
@@ -36,14 +37,18 @@ use chimeway::{
     ids::ActorId,
     queue::QueueName,
 };
-use sqlx::postgres::PgPoolOptions;
+use chimeway_database::Database;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 struct Settings {
     database_url: String,
+    /// Past the pooler, to listen.
+    direct_url: Option<String>,
+    pooled: bool,
     name: String,
     sends: PathBuf,
     send_delay: Duration,
@@ -69,6 +74,8 @@ impl Settings {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Fallible<Self> {
         let mut settings = Self {
             database_url: String::new(),
+            direct_url: None,
+            pooled: false,
             name: format!("worker-{}", std::process::id()),
             sends: PathBuf::new(),
             send_delay: Duration::ZERO,
@@ -86,10 +93,16 @@ impl Settings {
                 settings.listens = false;
                 continue;
             }
+            if flag == "--pooled" {
+                settings.pooled = true;
+                continue;
+            }
             let value = arguments.next().ok_or(format!("{flag} needs a value"))?;
             let milliseconds = || value.parse().map(Duration::from_millis);
             match flag.as_str() {
                 "--database-url" => settings.database_url = value,
+                "--direct-url" => settings.direct_url = Some(value),
+                "--transaction-ms" => settings.timing.transaction = milliseconds()?,
                 "--name" => settings.name = value,
                 "--sends" => settings.sends = value.into(),
                 "--send-delay-ms" => settings.send_delay = milliseconds()?,
@@ -190,6 +203,7 @@ async fn main() -> Fallible<()> {
     let mut builder = Chimeway::builder()
         .worker_name(settings.name)
         .timing(settings.timing)
+        .pooled(settings.pooled)
         .hook(failpoint::hook(settings.failpoints));
     for name in ["in_app", "email"] {
         let sends = Sends {
@@ -202,17 +216,20 @@ async fn main() -> Fallible<()> {
     for one in settings.writable {
         builder = builder.writable(one);
     }
-    let pool = PgPoolOptions::new()
-        .max_connections(settings.pool)
-        .connect_lazy(&settings.database_url)?;
+    let database = Database::new(&settings.database_url)?.pooled(settings.pooled);
+    let pool = database.pool(settings.pool);
     let mut workers = Workers::new(builder.build(), pool).grace(settings.drain);
     for (queue, limit) in settings.limits {
         workers = workers.limit(queue, limit);
     }
-    if !settings.listens {
-        workers = workers.listen(None);
+    match &settings.direct_url {
+        _ if !settings.listens => workers = workers.listen(None),
+        Some(direct) => workers = workers.listen(Some(Database::new(direct)?.pool(1))),
+        None if settings.pooled => workers = workers.listen(None),
+        None => {}
     }
     let health = workers.health();
+    tokio::spawn(database.follow(workers.health(), CancellationToken::new()));
     tokio::spawn(async move {
         while !health.is_ready() {
             tokio::time::sleep(Duration::from_millis(5)).await;

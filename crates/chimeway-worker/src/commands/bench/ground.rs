@@ -19,7 +19,9 @@ const PRIVATE_DATABASE: &str = "chimeway_bench";
 /// All that a private server has beyond what PostgreSQL is shipped with.
 const SETTINGS: [(&str, &str); 2] = [("shared_buffers", "512MB"), ("max_wal_size", "4GB")];
 const STATEMENTS: (&str, &str) = ("shared_preload_libraries", "pg_stat_statements");
-const COMMIT_INSTANTS: (&str, &str) = ("track_commit_timestamp", "on");
+pub(super) const COMMIT_INSTANTS: (&str, &str) = ("track_commit_timestamp", "on");
+/// Minutes are to show what days would.
+pub(super) const EAGER_VACUUM: (&str, &str) = ("autovacuum_naptime", "5s");
 
 /// What the email says: subject, text, HTML.
 const MAIL: [&str; 3] = [
@@ -43,16 +45,19 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    /// Makes everything ready. `commit_instants`: a private server keeps when transactions committed.
-    pub(super) async fn open(url: Option<&str>, commit_instants: bool) -> Result<Self, CliError> {
+    /// Makes everything ready; a private server has this setting beside its usual ones.
+    pub(super) async fn open(
+        url: Option<&str>,
+        setting: Option<(&'static str, &'static str)>,
+    ) -> Result<Self, CliError> {
         let (url, cluster) = match url {
             Some(url) => (url.to_owned(), None),
             None => {
-                let cluster = blocking(move || private(commit_instants)).await?;
+                let cluster = blocking(move || private(setting)).await?;
                 (cluster.url(PRIVATE_DATABASE), Some(cluster))
             }
         };
-        let database = Database::new(Some(&url))?;
+        let database = Database::new(&url)?;
         let mut conn = database.connect().await?;
         if schema::state(&mut conn).await? != SchemaState::Missing {
             crate::database::check(schema::state(&mut conn).await?)?;
@@ -105,7 +110,7 @@ impl Ground {
 
 /// A server that keeps what it commits. Where the module that counts statements is not installed,
 /// there is none: statements are then not counted.
-fn private(commit_instants: bool) -> Result<Cluster, ClusterError> {
+fn private(setting: Option<(&str, &str)>) -> Result<Cluster, ClusterError> {
     let start = |settings: &[(&str, &str)]| {
         let builder = Cluster::builder()
             .durability(Durability::Full)
@@ -118,7 +123,7 @@ fn private(commit_instants: bool) -> Result<Cluster, ClusterError> {
             .start()
     };
     let mut settings = SETTINGS.to_vec();
-    settings.extend(commit_instants.then_some(COMMIT_INSTANTS));
+    settings.extend(setting);
     let counting = [settings.as_slice(), &[STATEMENTS]].concat();
     match start(&counting) {
         Err(ClusterError::Start { log }) if log.contains(STATEMENTS.1) => start(&settings),

@@ -85,8 +85,8 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     if args.statements {
         table = format!(
             "{table}\n{}\n{}",
-            costliest("J1", &elapses),
-            costliest("J2", &stops)
+            costliest("J1", elapses.last()),
+            costliest("J2", stops.last())
         );
     }
     let figures = json!({
@@ -259,27 +259,6 @@ fn shown(j1: &Summary, j2: &Summary, floors: &[Floor]) -> String {
 }
 
 /// What takes most of the server's time, by statement.
-fn costliest(name: &str, rounds: &[Round]) -> String {
-    const SHOWN: usize = 20;
-    let statements = rounds
-        .last()
-        .and_then(|round| round.counted.statements.as_ref());
-    let Some(statements) = statements else {
-        return String::new();
-    };
-    let mut table = Table::new([
-        "STATEMENT",
-        "MS PER 1,000",
-        "CALLS PER 1,000",
-        "ROWS PER CALL",
-    ]);
-    for statement in statements.iter().take(SHOWN) {
-        table.row([
-            statement.name.clone(),
-            format!("{:.1}", statement.milliseconds * 1_000.0),
-            format!("{:.0}", statement.calls * 1_000.0),
-            format!("{:.1}", statement.rows / statement.calls),
-        ]);
-    }
-    format!("{name}:\n{table}")
+fn costliest(name: &str, round: Option<&Round>) -> String {
+    round.map_or_else(String::new, |round| round.counted.costliest(name))
 }

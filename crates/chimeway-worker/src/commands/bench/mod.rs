@@ -17,6 +17,7 @@ mod process;
 mod report;
 mod rows;
 mod server;
+mod soak;
 mod system;
 mod waiting;
 mod worker;
@@ -35,7 +36,8 @@ Examples:
   chimeway bench journeys
   chimeway bench journeys --count 20000 --limit 200 --json
   chimeway bench latency --rate 100
-  chimeway bench waiting --runs 1000000")]
+  chimeway bench waiting --runs 1000000
+  chimeway bench soak --minutes 10")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -48,6 +50,7 @@ enum What {
     Latency(latency::Args),
     Waiting(waiting::Args),
     Growth(growth::Args),
+    Soak(soak::Args),
     #[command(hide = true)]
     Worker(worker::Args),
 }
@@ -57,9 +60,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return worker::run(args, context).await;
     }
     let stop = shutdown::watch()?;
-    let commit_instants = matches!(args.what, What::Latency(_));
+    let setting: Option<(&'static str, &'static str)> = match &args.what {
+        What::Latency(_) => Some(ground::COMMIT_INSTANTS),
+        What::Soak(_) => Some(ground::EAGER_VACUUM),
+        _ => None,
+    };
     let url = context.database_flag.as_deref();
-    let ground = ground::Ground::open(url, commit_instants).await?;
+    let ground = ground::Ground::open(url, setting).await?;
     let report = report::Report::new(context.json);
     let measure = async {
         match &args.what {
@@ -68,6 +75,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
             What::Latency(args) => latency::run(args, &ground, &report).await,
             What::Waiting(args) => waiting::run(args, &ground, &report).await,
             What::Growth(args) => growth::run(args, &ground, &report).await,
+            What::Soak(args) => soak::run(args, &ground, &report).await,
             What::Worker(_) => Ok(()),
         }
     };

@@ -36,9 +36,18 @@ pub(super) struct Workers {
 impl Workers {
     /// Starts them, and waits until each is about to begin.
     pub(super) async fn start(ground: &Ground, fleet: Fleet) -> Result<Self, CliError> {
+        Self::start_keeping(ground, fleet, None).await
+    }
+
+    /// As [`Workers::start`], with workers that keep what is over for so long, where that is said.
+    pub(super) async fn start_keeping(
+        ground: &Ground,
+        fleet: Fleet,
+        keep: Option<&str>,
+    ) -> Result<Self, CliError> {
         let mut list = vec![];
         for _ in 0..fleet.workers {
-            list.push(start(ground, fleet).await?);
+            list.push(start(ground, fleet, keep).await?);
         }
         let cpu_before = cpu(&list);
         Ok(Self { list, cpu_before })
@@ -86,11 +95,14 @@ fn cpu(list: &[WorkerChild]) -> f64 {
         .sum()
 }
 
-async fn start(ground: &Ground, fleet: Fleet) -> Result<WorkerChild, CliError> {
+async fn start(ground: &Ground, fleet: Fleet, keep: Option<&str>) -> Result<WorkerChild, CliError> {
     let limit = fleet.limit.to_string();
     let mut args = vec!["bench", "worker", "--limit", &limit];
     if fleet.no_listen {
         args.push("--no-listen");
+    }
+    if let Some(age) = keep {
+        args.extend(["--keep", age]);
     }
     let mut one = WorkerChild::start(&ground.url, args, Stdio::piped())?;
     let printed = one.take_stdout();

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sqlx::{PgConnection, Row as _};
 
-use crate::error::CliError;
+use crate::{error::CliError, output::Table};
 
 /// Whether there is a row of Chimeway's that a benchmark would be beside.
 pub(super) async fn has_rows(conn: &mut PgConnection) -> Result<bool, CliError> {
@@ -99,7 +99,7 @@ impl Counters {
         Ok(before)
     }
 
-    async fn read(conn: &mut PgConnection) -> Result<Self, CliError> {
+    pub(super) async fn read(conn: &mut PgConnection) -> Result<Self, CliError> {
         let (wal_bytes, commits) = sqlx::query_as(
             "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8, xact_commit::float8 \
              from pg_stat_database where datname = current_database()",
@@ -177,6 +177,29 @@ impl Counted {
     pub(super) fn statements_per_journey(&self) -> Option<f64> {
         Some(self.statements.as_ref()?.iter().map(|it| it.calls).sum())
     }
+
+    /// What takes most of the server's time, by statement; nothing where statements are not counted.
+    pub(super) fn costliest(&self, name: &str) -> String {
+        const SHOWN: usize = 20;
+        let Some(statements) = &self.statements else {
+            return String::new();
+        };
+        let mut table = Table::new([
+            "STATEMENT",
+            "MS PER 1,000",
+            "CALLS PER 1,000",
+            "ROWS PER CALL",
+        ]);
+        for statement in statements.iter().take(SHOWN) {
+            table.row([
+                statement.name.clone(),
+                format!("{:.1}", statement.milliseconds * 1_000.0),
+                format!("{:.1}", statement.calls * 1_000.0),
+                format!("{:.1}", statement.rows / statement.calls),
+            ]);
+        }
+        format!("{name}:\n{table}")
+    }
 }
 
 fn difference(now: &[Statement], before: &[Statement], per: f64) -> Vec<Statement> {
@@ -220,6 +243,14 @@ async fn statements(conn: &mut PgConnection) -> Option<Vec<Statement>> {
         })
     };
     Some(rows.into_iter().filter_map(read).collect())
+}
+
+/// How often a statement was called so far, and for how many milliseconds in all; `None` where statements are
+/// not counted.
+pub(super) async fn calls(conn: &mut PgConnection, name: &str) -> Option<(f64, f64)> {
+    let statements = statements(conn).await?;
+    let found = statements.iter().find(|statement| statement.name == name);
+    Some(found.map_or((0.0, 0.0), |it| (it.calls, it.milliseconds)))
 }
 
 /// Reads tables anew, so that the planner knows what is there.

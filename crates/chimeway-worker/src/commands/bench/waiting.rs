@@ -13,6 +13,7 @@ use super::{
     ground::Ground,
     process::{Fleet, Workers},
     report::{Report, Spread, figure},
+    server::Counters,
     system::{self, Watch},
 };
 use crate::{error::CliError, output::Table};
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// For how long nothing is due
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     idle_seconds: u16,
+    /// Print the costliest statements of the drain as well
+    #[arg(long)]
+    statements: bool,
     #[command(flatten)]
     fleet: Fleet,
 }
@@ -80,6 +84,7 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
 
     report.progress(&format!("{due} that become due at one instant"));
     let group = become_due(&mut conn, (late, i64::from(due)), 0).await?;
+    let before = Counters::read(&mut conn).await?;
     ended(&mut conn, &group, &mut workers).await?;
     let (seconds, came): (f64, i64) = sqlx::query_as(
         "select extract(epoch from max(r.ended_at) - $1)::float8, count(*) from bench_due n \
@@ -96,6 +101,9 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     }
     let drain = f64::from(due) / seconds;
     let share = drain / floor.rate_after_wait;
+    let counted = Counters::read(&mut conn)
+        .await?
+        .since(&before, usize::try_from(due).unwrap_or(usize::MAX));
     let worker_peak = workers.peak_mib();
     let server_peak = watch.peak_mib();
     workers.stop().await?;
@@ -145,10 +153,15 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
             "floor_rate": floor.rate_after_wait,
             "share_of_floor": share,
         },
+        "statements": counted.statements,
         "worker_peak_mib": worker_peak,
         "server_private_peak_mib": server_peak,
     });
-    report.print(&ground.settings, &figures, &table.to_string())
+    let mut shown = table.to_string();
+    if args.statements {
+        shown = format!("{shown}\n{}", counted.costliest("The drain"));
+    }
+    report.print(&ground.settings, &figures, &shown)
 }
 
 /// The part of a core that is used while nothing is due.

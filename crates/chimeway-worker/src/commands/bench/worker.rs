@@ -3,13 +3,14 @@
 use async_trait::async_trait;
 use chimeway::{
     channels::{Channel, Message, Receipt, SendError},
-    flow::{Chimeway, ChimewayBuilder, workers::Workers},
+    flow::{Age, Chimeway, ChimewayBuilder, Retention, workers::Workers},
     ids::BadName,
-    queue::QueueName,
+    queue::{QueueName, schedule},
 };
 
 use crate::{
     commands::{Context, worker},
+    database,
     error::CliError,
     output, shutdown,
 };
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// Only look, do not listen
     #[arg(long)]
     no_listen: bool,
+    /// How long everything is kept that is over; pruned every two seconds
+    #[arg(long, value_name = "AGE")]
+    keep: Option<Age>,
 }
 
 /// What it prints when it is about to begin.
@@ -35,8 +39,8 @@ pub(super) fn chimeway() -> Result<ChimewayBuilder, BadName> {
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> {
-    let database = context.database()?;
-    drop(database.open().await?);
+    let database = database::at(context.config.database_url.as_deref())?;
+    drop(database::open(&database).await?);
     let stop = shutdown::watch()?;
     worker::stop_when_stdin_ends(stop.clone());
     let chimeway = chimeway()
@@ -47,6 +51,11 @@ pub(super) async fn run(args: &Args, context: &Context) -> Result<(), CliError> 
     let mut workers = Workers::new(chimeway, pool.clone()).limit(QueueName::Delivery, args.limit);
     if args.no_listen {
         workers = workers.listen(None);
+    }
+    if let Some(age) = args.keep {
+        let often = "*/2 * * * * *".parse();
+        let often = often.map_err(|bad: schedule::BadSchedule| CliError::Usage(bad.to_string()))?;
+        workers = workers.retention(Retention::of_all(age)).prune(often);
     }
     output::print(READY)?;
     workers.run(stop.cancelled_owned()).await;

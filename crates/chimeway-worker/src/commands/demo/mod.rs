@@ -107,7 +107,7 @@ impl Playground {
     }
 
     async fn play(&self, screen: &mut Screen, stop: &CancellationToken) -> Result<(), CliError> {
-        let database = Database::new(Some(&self.url))?;
+        let database = Database::new(&self.url)?;
         let mut conn = database.connect().await?;
         let version = migrate::bring_up(&mut conn).await?.1;
         screen.done(&format!(

@@ -45,7 +45,7 @@ fn params(journeys: &Path) -> String {
     let templates = fs::read_dir(journeys.join("templates"));
     for file in templates.into_iter().flatten().flatten() {
         // What cannot be read here has been complained about when it was applied.
-        if let Ok(text) = fs::read_to_string(file.path()) {
+        if let Ok(text) = chimeway::flow::read_text(&file.path()) {
             names.extend(names_in(&text));
         }
     }

@@ -28,6 +28,7 @@ use super::{Context, migrate, worker, workflows};
 use crate::{
     channels::ChannelSettings,
     config::{self, Layer},
+    database,
     error::CliError,
     shutdown,
     sink::Sink,
@@ -37,8 +38,8 @@ use crate::{
 ///
 /// Starts a private PostgreSQL whose data stays in --data, a worker, and a mail server that shows every
 /// email here and sends it nowhere. Applies the journeys, and applies them again when a file changes;
-/// where one has a mistake, what was applied before stays. DATABASE_URL does not count here; with
-/// --database-url that database is used instead.
+/// where one has a mistake, what was applied before stays. Webhooks may call this machine. DATABASE_URL
+/// does not count here; with --database-url that database is used instead.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -68,6 +69,8 @@ impl Args {
     }
 }
 
+/// What webhooks may call here without a word in the settings.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.0/8", "::1"];
 /// How many new runs are told of at a time.
 const RUNS_TOLD: i64 = 20;
 /// Between two looks for new runs.
@@ -82,7 +85,13 @@ pub(crate) async fn run(args: &Args, mut context: Context) -> Result<(), CliErro
             args.journeys.display()
         )));
     }
+    // Whoever develops goes there directly.
+    context.config.pooled = false;
     let stop = shutdown::watch()?;
+    // Who writes journeys has what they call on the same machine.
+    for host in LOOPBACK {
+        context.config.allow_private.extend(host.parse());
+    }
     let mut screen = Screen::new();
     screen.title("Chimeway dev")?;
     let cluster = match &context.database_flag {
@@ -136,7 +145,13 @@ async fn play(
         Some(_) => None,
         None => context.config.database_url.as_deref(),
     };
-    hints::show(screen, &mut database.open().await?, &args.journeys, url).await?;
+    hints::show(
+        screen,
+        &mut database::open(&database).await?,
+        &args.journeys,
+        url,
+    )
+    .await?;
     screen.note(&format!(
         "watching {}; Ctrl-C ends",
         args.journeys.display()

@@ -9,7 +9,7 @@ use std::{
 
 use chimeway::{
     definition::{self, DefinitionError, Document, Known, Validated},
-    flow::{ApplyStatus, FlowError, TemplateMistake, Templates},
+    flow::{ApplyStatus, FlowError, TemplateMistake, Templates, read_text},
     store::workflows,
 };
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ pub(super) async fn apply(paths: &[PathBuf], context: &Context) -> Result<(), Cl
         return refuse_mistakes(&files);
     }
     let database = context.database()?;
-    let mut conn = database.open().await?;
+    let mut conn = context.open().await?;
     for file in &files {
         refuse_conflict(&mut conn, file).await?;
     }
@@ -127,8 +127,7 @@ fn check(paths: &[PathBuf], known: &Known) -> Result<Vec<Checked>, CliError> {
     let mut folders: BTreeMap<PathBuf, Rc<Templates>> = BTreeMap::new();
     let mut broken = vec![];
     for path in find(paths)? {
-        let text =
-            fs::read_to_string(&path).map_err(CliError::io(format!("read {}", path.display())))?;
+        let text = read_text(&path).map_err(CliError::io(format!("read {}", path.display())))?;
         let folder = path.parent().unwrap_or(Path::new("")).join("templates");
         let templates = folders.entry(folder.clone()).or_insert_with(|| {
             let (templates, mistakes) = templates_in(&folder);

@@ -17,6 +17,7 @@ use lettre::{
         extension::ClientId,
     },
 };
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
@@ -50,7 +51,7 @@ pub struct EmailSettings {
     /// The name to log in with (PLAIN or LOGIN). Default: no authentication.
     pub username: Option<String>,
     /// Its password.
-    pub password: Option<String>,
+    pub password: Option<SecretString>,
     /// The sender: `ops@example.com` or `Example <ops@example.com>`.
     pub from: String,
     /// Where replies go. Default: to the sender.
@@ -199,9 +200,10 @@ impl EmailSettings {
 
     fn credentials(&self) -> Result<Option<Credentials>, ChannelConfigError> {
         match (&self.username, &self.password) {
-            (Some(name), Some(password)) => {
-                Ok(Some(Credentials::new(name.clone(), password.clone())))
-            }
+            (Some(name), Some(password)) => Ok(Some(Credentials::new(
+                name.clone(),
+                password.expose_secret().to_owned(),
+            ))),
             (None, None) => Ok(None),
             (Some(_), None) => Err(bad("password", "there is a `username` without it")),
             (None, Some(_)) => Err(bad("username", "there is a `password` without it")),

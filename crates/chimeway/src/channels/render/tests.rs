@@ -78,6 +78,19 @@ fn a_template_sees_what_the_message_has() {
     );
 }
 
+/// In an attribute too: what is inserted stays a value.
+#[test]
+fn what_is_inserted_into_html_stays_a_value() {
+    let html = r#"<a href="{{ params.url }}" title='{{ params.title }}'>{{ context.note }}</a>"#;
+    let template = compile("", "x", html).unwrap();
+    let evil = r#""'><script>alert(1)</script>"#;
+    let mut message = message(json!({ "url": evil, "title": evil }));
+    message.context = json!({ "note": evil });
+    let html = template.render(&message).unwrap().html.unwrap();
+    assert_eq!(html.matches(['<', '>']).count(), 4, "{html}");
+    assert_eq!(html.matches(['"', '\'']).count(), 4, "{html}");
+}
+
 #[test]
 fn a_subject_is_one_line_whatever_params_hold() {
     let template = compile("  {{ params.title }}\n", "x", "").unwrap();

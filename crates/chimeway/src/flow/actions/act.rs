@@ -3,25 +3,24 @@
 //! A step that writes a host's tables may wait for a row that a host holds, for a moment. So no other run is
 //! with it in its transaction, and no batch waits for it.
 
-use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, stream};
 use rand::RngExt as _;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::ground::Ground;
 use crate::{
     flow::{
         Core, Point,
-        batch::{self, Past, Took},
+        batch::{Look, Past, Took},
         due,
         made::{Made, SetAside},
         progress::{self, Acting},
+        session::{Bounded, Sessions},
     },
     ids::RunId,
     queue::QueueName,
     store::{
-        StoreResult,
+        StoreError, StoreResult,
         acting::{self, DueActions},
         crashes,
         error::Fault,
@@ -35,32 +34,38 @@ const BATCH: i64 = 100;
 const AT_ONCE: usize = 4;
 
 /// Carries out the actions of due runs, each in a transaction of its own. Where a process may have died with one,
-/// the try is counted first, as [`batch::take`] does.
+/// the try is counted first, as [`batch::take`](crate::flow::batch::take) does.
 ///
 /// # Errors
 ///
 /// Only if the database is away.
 pub(in crate::flow) async fn take(
     core: &Core,
-    pool: &PgPool,
-    suspect: Option<DateTime<Utc>>,
+    sessions: &Sessions,
+    look: Look,
 ) -> StoreResult<Took> {
-    let mut tx = batch::begin(pool).await?;
-    let due = acting::due(&mut tx, BATCH).await?;
-    tx.commit().await?;
+    let work = sessions.bounded();
+    let find = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let due = acting::due(&mut tx, look.floor, BATCH).await?;
+        tx.commit().await?;
+        StoreResult::Ok(due)
+    };
+    let due = work.run(find).await?;
     let is_safe = |one: &DueActions| {
         let past = Past {
             due_at: one.due_at,
             crashes: one.crashes,
         };
-        !past.is_dangerous() && !past.is_suspect(suspect)
+        !past.is_dangerous() && !past.is_suspect(look.suspect)
     };
     let (safe, dangerous): (Vec<_>, Vec<_>) = due.into_iter().partition(is_safe);
-    let each = stream::iter(safe).map(|due| one(core, pool, due.run, false));
+    let each = stream::iter(safe).map(|due| one(core, sessions, due.run, false));
     let mut done: Vec<StoreResult<bool>> = each.buffer_unordered(AT_ONCE).collect().await;
     // Nothing else is with them.
     for due in dangerous {
-        done.push(one_counted(core, pool, due.run).await);
+        done.push(one_counted(core, sessions, due.run).await);
     }
     let mut took = Took::default();
     for one in done {
@@ -69,31 +74,38 @@ pub(in crate::flow) async fn take(
     Ok(took)
 }
 
-async fn one_counted(core: &Core, pool: &PgPool, run: RunId) -> StoreResult<bool> {
-    let mut tx = batch::begin(pool).await?;
-    let counted = crashes::count_runs(&mut tx, &[run]).await?;
-    tx.commit().await?;
+async fn one_counted(core: &Core, sessions: &Sessions, run: RunId) -> StoreResult<bool> {
+    let work = sessions.bounded();
+    let count = async {
+        let mut session = work.session().await?;
+        let mut tx = session.begin().await?;
+        let counted = crashes::count_runs(&mut tx, &[run]).await?;
+        tx.commit().await?;
+        StoreResult::Ok(counted)
+    };
+    let counted = work.run(count).await?;
     if counted.set_aside > 0 {
         tracing::error!(run.id = %run, "set aside: five worker processes in a row died with its actions");
         let mut made = Made::from(SetAside {
             runs: counted.set_aside,
             ..SetAside::default()
         });
-        core.wake_after(pool, &mut made).await;
+        core.wake_after(sessions, &mut made).await;
         return Ok(true);
     }
     match counted.taken.as_slice() {
-        [run] => one(core, pool, *run, true).await,
+        [run] => one(core, sessions, *run, true).await,
         _ => Ok(false),
     }
 }
 
 /// Whether there was something to do.
-async fn one(core: &Core, pool: &PgPool, run: RunId, counted: bool) -> StoreResult<bool> {
-    let error = match carry_out(core, pool, run, counted).await {
+async fn one(core: &Core, sessions: &Sessions, run: RunId, counted: bool) -> StoreResult<bool> {
+    let work = sessions.bounded();
+    let error = match work.run(carry_out(core, work, run, counted)).await {
         Ok(None) => return Ok(false),
         Ok(Some(mut made)) => {
-            core.wake_after(pool, &mut made).await;
+            core.wake_after(sessions, &mut made).await;
             // What the actions have started and told.
             core.wakes.of(QueueName::Workflows).now();
             core.wakes.of(QueueName::Signals).now();
@@ -101,42 +113,54 @@ async fn one(core: &Core, pool: &PgPool, run: RunId, counted: bool) -> StoreResu
         }
         Err(error) => error,
     };
-    let mut tx = batch::begin(pool).await?;
+    if error.fault() == Fault::Away {
+        return Err(error);
+    }
+    let work = sessions.bounded();
+    let mut made = work.run(put_off(work, run, counted, &error)).await?;
+    core.wake_after(sessions, &mut made).await;
+    Ok(true)
+}
+
+/// Comes back to the actions of a run later, or sets it aside where it is at fault itself.
+async fn put_off(
+    work: Bounded<'_>,
+    run: RunId,
+    counted: bool,
+    error: &StoreError,
+) -> StoreResult<Made> {
+    let mut session = work.session().await?;
+    let mut tx = session.begin().await?;
     if counted {
         crashes::retake_runs(&mut tx, &[run], true).await?;
     }
-    match error.fault() {
-        Fault::Away => return Err(error),
-        Fault::Conflict => {
-            let jitter = rand::rng().random_range(0.5..1.0);
-            tracing::debug!(run.id = %run, "another session is in the way of actions; they are tried again");
-            acting::defer(&mut tx, &[run], jitter).await?;
-            tx.commit().await?;
-        }
-        Fault::Data => {
-            let reason = error
-                .sqlstate()
-                .unwrap_or_else(|| "inconsistent".to_owned());
-            tracing::error!(run.id = %run, sqlstate = %reason, "the actions of a run failed");
-            let runs = acting::fail(&mut tx, &[run], &reason).await?;
-            tx.commit().await?;
-            let mut made = Made::from(SetAside {
-                runs,
-                ..SetAside::default()
-            });
-            core.wake_after(pool, &mut made).await;
-        }
+    if error.fault() == Fault::Conflict {
+        let jitter = rand::rng().random_range(0.5..1.0);
+        tracing::debug!(run.id = %run, "another session is in the way of actions; they are tried again");
+        acting::defer(&mut tx, &[run], jitter).await?;
+        tx.commit().await?;
+        return Ok(Made::default());
     }
-    Ok(true)
+    let reason = error
+        .sqlstate()
+        .unwrap_or_else(|| "inconsistent".to_owned());
+    tracing::error!(run.id = %run, sqlstate = %reason, "the actions of a run failed");
+    let runs = acting::fail(&mut tx, &[run], &reason).await?;
+    tx.commit().await?;
+    Ok(Made::from(SetAside {
+        runs,
+        ..SetAside::default()
+    }))
 }
 
 async fn carry_out(
     core: &Core,
-    pool: &PgPool,
+    work: Bounded<'_>,
     run: RunId,
     counted: bool,
 ) -> StoreResult<Option<Made>> {
-    let mut tx = batch::begin(pool).await?;
+    let mut session = work.session().await?;
+    let mut tx = session.begin().await?;
     if counted {
         crashes::retake_runs(&mut tx, &[run], true).await?;
     }

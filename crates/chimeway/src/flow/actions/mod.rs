@@ -30,7 +30,8 @@ pub(super) use perform::perform;
 pub use writable::{BadWritable, Writable};
 
 use crate::{
-    ids::{ActionName, RunId, StepKey, TenantId, Visit, WorkflowKey},
+    definition::Action,
+    ids::{ActionName, FieldName, RunId, StepKey, TenantId, Visit, WorkflowKey},
     store::{StoreError, error::Fault},
 };
 use writable::Allowed;
@@ -165,5 +166,22 @@ impl Registry {
 
     pub(super) fn allow(&mut self, table: Writable) {
         self.allowed.add(table);
+    }
+
+    /// What a built-in action would write of a host's, and may not.
+    pub(super) fn refused(&self, action: &Action) -> Option<String> {
+        match action {
+            Action::SetField { entity, field, .. } => {
+                let allowed = self.allowed.field(entity.as_str(), field.as_str());
+                let refused = || format!("{entity}.{field}");
+                allowed.is_none().then(refused)
+            }
+            Action::CreateRecord { entity, values } => {
+                let fields = values.keys().map(FieldName::as_str);
+                let allowed = self.allowed.record(entity.as_str(), fields);
+                allowed.is_none().then(|| format!("a row of {entity}"))
+            }
+            _ => None,
+        }
     }
 }

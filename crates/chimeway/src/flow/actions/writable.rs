@@ -91,7 +91,8 @@ impl Writable {
     }
 
     /// The table's name.
-    pub(super) fn table(&self) -> &str {
+    #[must_use]
+    pub fn table(&self) -> &str {
         self.table.as_deref().unwrap_or(&self.entity)
     }
 }

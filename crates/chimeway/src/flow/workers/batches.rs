@@ -9,19 +9,25 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
-use super::presence::Presence;
+use super::{floor::Known, presence::Presence};
 use crate::{
     flow::{
-        Core, actions, batch, dispatch::HELD, due::Due, expand::Expand, metrics, owed::Owed,
+        Core, actions,
+        batch::{self, Look},
+        dispatch::HELD,
+        due::Due,
+        expand::Expand,
+        metrics,
+        owed::Owed,
         route::Route,
+        session::{Bounded, Sessions},
     },
     queue::{Fetched, QueueName, Slot, Source},
     store::{
         StoreResult,
-        due::{self, DueIn},
+        due::{self, DueIn, Floor, Next, OfWorkflows},
     },
 };
 
@@ -58,7 +64,7 @@ impl Kind {
 /// A queue of batches.
 pub(super) struct Batches {
     core: Arc<Core>,
-    pool: PgPool,
+    sessions: Sessions,
     presence: Arc<Presence>,
     queue: QueueName,
     kinds: Vec<(Kind, Mutex<Pace>)>,
@@ -71,17 +77,25 @@ struct Pace {
     /// How often in a row nothing could be taken although rows were due: another session holds them.
     held: u32,
     not_before: Option<Instant>,
+    /// From where on its rows are looked for.
+    known: Known,
 }
 
 impl Batches {
-    pub(super) fn signals(core: Arc<Core>, pool: PgPool, presence: Arc<Presence>) -> Self {
-        Self::of(core, pool, presence, QueueName::Signals, &[Kind::Signals])
-    }
-
-    pub(super) fn workflows(core: Arc<Core>, pool: PgPool, presence: Arc<Presence>) -> Self {
+    pub(super) fn signals(core: Arc<Core>, sessions: Sessions, presence: Arc<Presence>) -> Self {
         Self::of(
             core,
-            pool,
+            sessions,
+            presence,
+            QueueName::Signals,
+            &[Kind::Signals],
+        )
+    }
+
+    pub(super) fn workflows(core: Arc<Core>, sessions: Sessions, presence: Arc<Presence>) -> Self {
+        Self::of(
+            core,
+            sessions,
             presence,
             QueueName::Workflows,
             &[Kind::Events, Kind::Owed, Kind::Runs, Kind::Actions],
@@ -90,7 +104,7 @@ impl Batches {
 
     fn of(
         core: Arc<Core>,
-        pool: PgPool,
+        sessions: Sessions,
         presence: Arc<Presence>,
         queue: QueueName,
         kinds: &[Kind],
@@ -98,7 +112,7 @@ impl Batches {
         let kinds = kinds.iter().map(|kind| (*kind, Mutex::default())).collect();
         Self {
             core,
-            pool,
+            sessions,
             presence,
             queue,
             kinds,
@@ -106,16 +120,42 @@ impl Batches {
     }
 
     async fn due(&self) -> StoreResult<Vec<(Kind, DueIn)>> {
-        let mut conn = self.pool.acquire().await?;
+        let work = self.sessions.bounded();
+        let began = Instant::now();
+        let found = work.run(self.due_by(work)).await?;
+        let took = began.elapsed();
+        let due = found.into_iter().map(|(kind, floor, next)| {
+            if let Some(mut pace) = self.pace(kind) {
+                pace.known.asked(floor, next.from, took);
+            }
+            (kind, next.due)
+        });
+        Ok(due.collect())
+    }
+
+    /// What is due next of each kind, and from where on that was asked.
+    async fn due_by(&self, work: Bounded<'_>) -> StoreResult<Vec<(Kind, Floor, Next)>> {
+        let floor = |kind| self.pace(kind).and_then(|pace| pace.known.to_ask());
+        let mut session = work.session().await?;
+        let mut conn = session.read().await?;
         Ok(match self.queue {
-            QueueName::Signals => vec![(Kind::Signals, due::signals(&mut conn).await?)],
+            QueueName::Signals => {
+                let floor = floor(Kind::Signals);
+                vec![(Kind::Signals, floor, due::signals(&mut conn, floor).await?)]
+            }
             _ => {
-                let due = due::workflows(&mut conn).await?;
+                let floors = OfWorkflows {
+                    events: floor(Kind::Events),
+                    runs: floor(Kind::Runs),
+                    owed: floor(Kind::Owed),
+                    actions: floor(Kind::Actions),
+                };
+                let due = due::workflows(&mut conn, floors).await?;
                 vec![
-                    (Kind::Events, due.events),
-                    (Kind::Owed, due.owed),
-                    (Kind::Runs, due.runs),
-                    (Kind::Actions, due.actions),
+                    (Kind::Events, floors.events, due.events),
+                    (Kind::Owed, floors.owed, due.owed),
+                    (Kind::Runs, floors.runs, due.runs),
+                    (Kind::Actions, floors.actions, due.actions),
                 ]
             }
         })
@@ -127,14 +167,17 @@ impl Batches {
     }
 
     async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
-        let (core, pool) = (self.core.as_ref(), &self.pool);
-        let suspect = self.presence.suspect();
+        let (core, sessions) = (self.core.as_ref(), &self.sessions);
+        let look = Look {
+            floor: self.pace(kind).and_then(|pace| pace.known.floor()),
+            suspect: self.presence.suspect(),
+        };
         let (took, _) = match kind {
-            Kind::Signals => batch::take(core, pool, &Route { core }, suspect).await?,
-            Kind::Events => batch::take(core, pool, &Expand { core }, suspect).await?,
-            Kind::Runs => batch::take(core, pool, &Due { core }, suspect).await?,
-            Kind::Owed => batch::take(core, pool, &Owed { core }, suspect).await?,
-            Kind::Actions => return actions::take(core, pool, suspect).await,
+            Kind::Signals => batch::take(core, sessions, &Route { core }, look).await?,
+            Kind::Events => batch::take(core, sessions, &Expand { core }, look).await?,
+            Kind::Runs => batch::take(core, sessions, &Due { core }, look).await?,
+            Kind::Owed => batch::take(core, sessions, &Owed { core }, look).await?,
+            Kind::Actions => return actions::take(core, sessions, look).await,
         };
         Ok(took)
     }
@@ -177,7 +220,7 @@ impl Source for Batches {
 
     async fn fetch(&self, free: usize) -> StoreResult<Fetched<Kind>> {
         // Before anything is taken up: what dies with this process is found by that.
-        self.presence.beat(&self.core, &self.pool).await?;
+        self.presence.beat(&self.core, &self.sessions).await?;
         let mut jobs = vec![];
         let mut next_due: Option<Duration> = None;
         for (kind, due) in self.due().await? {

@@ -8,9 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
-use sqlx::PgPool;
 use tokio::{sync::Notify, time::Instant};
 
+use super::floor::Known;
 use crate::{
     engine::attempt::CRASHES_BEFORE_ISOLATION,
     flow::{
@@ -18,7 +18,9 @@ use crate::{
         commit::Stage,
         deliver::{self, Claimed, Delivery},
         dispatch::{self, Which},
-        metrics, sweep,
+        metrics,
+        session::Sessions,
+        sweep,
     },
     queue::{Fetched, QueueName, Slot, Source},
     store::{
@@ -41,7 +43,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// The delivery queue of a process.
 pub(super) struct Deliveries {
     core: Arc<Core>,
-    pool: PgPool,
+    sessions: Sessions,
     stage: Stage,
     limit: usize,
     state: Mutex<State>,
@@ -72,6 +74,8 @@ struct State {
     isolated_next: bool,
     crashes_at: Option<Instant>,
     far_at: Option<Instant>,
+    /// From where on due ones are looked for.
+    known: Known,
     away: bool,
     /// What was claimed last had been due for long: there is more than can be sent at once.
     late: bool,
@@ -80,10 +84,10 @@ struct State {
 }
 
 impl Deliveries {
-    pub(super) fn new(core: Arc<Core>, pool: PgPool, stage: Stage, limit: usize) -> Self {
+    pub(super) fn new(core: Arc<Core>, sessions: Sessions, stage: Stage, limit: usize) -> Self {
         Self {
             core,
-            pool,
+            sessions,
             stage,
             limit,
             state: Mutex::default(),
@@ -182,6 +186,7 @@ impl Deliveries {
                 left,
                 isolated: false,
                 turns_after: turns.then(|| state.last_turn.clone()),
+                floor: state.known.floor(),
             };
             (which, state.isolated)
         };
@@ -197,7 +202,7 @@ impl Deliveries {
         let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
             let alone = Which { limit: 1, ..which }.isolated();
-            match dispatch::claim(&self.core, &self.pool, alone).await {
+            match dispatch::claim(&self.core, &self.sessions, alone).await {
                 Ok(rows) => claimed.extend(self.register(rows, true)),
                 // What was claimed before is begun all the same.
                 Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
@@ -209,7 +214,7 @@ impl Deliveries {
 
     /// Claims, and remembers how late that was and who had the last turn.
     async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
-        let rows = dispatch::claim(&self.core, &self.pool, which).await?;
+        let rows = dispatch::claim(&self.core, &self.sessions, which).await?;
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
         let turns = rows.iter().filter_map(|one| Some((one.row.turn?, one)));
         let last = turns.max_by_key(|(turn, _)| *turn);
@@ -260,9 +265,12 @@ impl Deliveries {
                 });
             }
         }
+        if self.state().known.is_old() {
+            self.due().await?;
+        }
         let crashes = self.looks_after_crashes();
         if crashes {
-            sweep::close_expired(&self.core, &self.pool, sweep::EACH_SECOND).await?;
+            sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND).await?;
         }
         let isolated_next = std::mem::take(&mut self.state().isolated_next);
         let jobs = self.claim(free, crashes || isolated_next).await?;
@@ -278,10 +286,17 @@ impl Deliveries {
     }
 
     async fn due(&self) -> StoreResult<DeliveriesDue> {
-        let asked = Instant::now();
-        let mut conn = self.pool.acquire().await?;
-        self.core.outage.connected(asked);
-        due::deliveries(&mut conn).await
+        let floor = self.state().known.to_ask();
+        let began = Instant::now();
+        let work = self.sessions.bounded();
+        let read = async {
+            let mut session = work.session().await?;
+            self.core.outage.connected(began);
+            due::deliveries(&mut *session.read().await?, floor).await
+        };
+        let due = work.run(read).await?;
+        self.state().known.asked(floor, due.from, began.elapsed());
+        Ok(due)
     }
 }
 
@@ -343,7 +358,7 @@ impl Source for Deliveries {
             isolated: is_isolated(&claimed),
         };
         let claims = std::slice::from_ref(&claimed);
-        let delivered = match deliver::needs_of(&self.core, &self.pool, claims).await {
+        let delivered = match deliver::needs_of(&self.core, &self.sessions, claims).await {
             Ok(needs) => deliver::deliver(&self.core, &claimed, &needs).await,
             Err(_) => Delivery::TooLate,
         };
@@ -358,7 +373,7 @@ impl Source for Deliveries {
             }
             Delivery::TooLate => {
                 // Where even that fails, the lease ends by itself.
-                let _ = dispatch::hand_back(&self.pool, &[job]).await;
+                let _ = dispatch::hand_back(&self.sessions, &[job]).await;
             }
         }
     }
@@ -369,7 +384,7 @@ impl Source for Deliveries {
             self.release(&claimed.row.channel, is_isolated(claimed));
         }
         let claims: Vec<ClaimRef> = unbegun.into_keys().collect();
-        match dispatch::hand_back(&self.pool, &claims).await {
+        match dispatch::hand_back(&self.sessions, &claims).await {
             Ok(given) if given > 0 => tracing::info!(deliveries = given, "claims handed back"),
             Ok(_) => {}
             Err(error) => {

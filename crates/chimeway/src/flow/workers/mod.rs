@@ -3,16 +3,22 @@
 mod batches;
 mod cron;
 mod delivery;
+mod floor;
 mod presence;
+mod watch;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
-use super::{Chimeway, commit::Stage};
-use crate::queue::{
-    self, Health, QueueName,
-    schedule::{CronSchedule, Duty},
+use super::{Chimeway, Retention, commit::Stage};
+use crate::{
+    queue::{
+        self, Health, QueueName,
+        schedule::{CronSchedule, Duty},
+    },
+    store::schema,
 };
 
 /// How long the last word of a process may take.
@@ -29,7 +35,10 @@ pub struct Workers {
     listen: Option<PgPool>,
     grace: Duration,
     sweep: CronSchedule,
+    retention: Retention,
+    prune: CronSchedule,
     health: Arc<Health>,
+    knows_schema: i64,
 }
 
 impl Workers {
@@ -49,7 +58,10 @@ impl Workers {
             listen,
             grace,
             sweep: CronSchedule::every_minute(),
+            retention: Retention::default(),
+            prune: CronSchedule::between_minutes(),
             health: Arc::default(),
+            knows_schema: schema::needed(),
         }
     }
 
@@ -75,10 +87,32 @@ impl Workers {
         self
     }
 
+    /// How long what is over is kept; [`Retention::default`].
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
+    /// When what is kept no longer is taken; every minute.
+    #[must_use]
+    pub fn prune(mut self, schedule: CronSchedule) -> Self {
+        self.prune = schedule;
+        self
+    }
+
     /// How long a drain may take; 25 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// Takes the program for an older one, which knows this version of the schema: for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn knows_schema(mut self, version: i64) -> Self {
+        self.knows_schema = version;
         self
     }
 
@@ -95,7 +129,8 @@ impl Workers {
     }
 
     /// Runs until `shutdown` ends, then drains: claims no more, hands back what was not begun, lets
-    /// sends finish and records them, within the grace. Comes back from any database error by itself.
+    /// sends finish and records them, within the grace. Comes back from any database error by itself. Drains,
+    /// too, when a newer program has brought a schema that this one cannot work with: [`Health::foreign_schema`].
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
         let core = Arc::clone(self.chimeway.core());
         let limit = |queue| self.limits.get(&queue).copied().unwrap_or_default();
@@ -107,28 +142,44 @@ impl Workers {
         let _ = core.runs.set(runs);
         // More than half of those that may wait: the others are sent while these are written down.
         let enough = queue::beyond(limit(QueueName::Delivery)).div_ceil(2) + 1;
-        let stage = Stage::start(Arc::clone(&core), self.pool.clone(), enough);
+        let sessions = core.sessions(&self.pool);
+        let stage = Stage::start(Arc::clone(&core), sessions.clone(), enough);
         let delivery = Arc::new(delivery::Deliveries::new(
             Arc::clone(&core),
-            self.pool.clone(),
+            sessions.clone(),
             stage,
             limit(QueueName::Delivery),
         ));
         let presence = Arc::new(presence::Presence::new());
         let signals = Arc::new(batches::Batches::signals(
             Arc::clone(&core),
-            self.pool.clone(),
+            sessions.clone(),
             Arc::clone(&presence),
         ));
         let workflows = Arc::new(batches::Batches::workflows(
             Arc::clone(&core),
-            self.pool.clone(),
+            sessions.clone(),
             Arc::clone(&presence),
         ));
         let sweep: Arc<dyn Duty> = Arc::new(cron::ProgressionSweep {
             core: Arc::clone(&core),
-            pool: self.pool.clone(),
+            sessions: sessions.clone(),
         });
+        let draining = CancellationToken::new();
+        let prune: Arc<dyn Duty> = Arc::new(cron::Prune {
+            core: Arc::clone(&core),
+            sessions: sessions.clone(),
+            retention: self.retention,
+            draining: draining.clone(),
+        });
+        let watch = watch::until_foreign(sessions, self.knows_schema, Arc::clone(&self.health));
+        let shutdown = async move {
+            tokio::select! {
+                () = shutdown => {}
+                () = watch => {}
+            }
+            draining.cancel();
+        };
         let (name, wakes) = (core.worker.clone(), core.wakes.clone());
         queue::Fleet::new(name, wakes, self.health, self.listen)
             .grace(self.grace)
@@ -140,9 +191,10 @@ impl Workers {
                 &workflows,
             )
             .cron(&self.sweep, limit(QueueName::Default), &sweep)
+            .cron(&self.prune, limit(QueueName::Default), &prune)
             .run(shutdown)
             .await;
         // Nothing is left behind. Where the database is away, others are careful for nothing.
-        let _ = tokio::time::timeout(LEAVE, presence.leave(&self.pool)).await;
+        let _ = tokio::time::timeout(LEAVE, presence.leave(&core.sessions(&self.pool))).await;
     }
 }

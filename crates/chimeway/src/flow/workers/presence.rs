@@ -8,12 +8,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    flow::{Core, batch},
+    flow::{Core, session::Sessions},
     ids,
     store::{StoreResult, processes},
 };
@@ -51,7 +50,7 @@ impl Presence {
     }
 
     /// Says that this process lives, where it has not for a while.
-    pub(super) async fn beat(&self, core: &Core, pool: &PgPool) -> StoreResult<()> {
+    pub(super) async fn beat(&self, core: &Core, sessions: &Sessions) -> StoreResult<()> {
         if self.is_fresh(core) {
             return Ok(());
         }
@@ -60,10 +59,16 @@ impl Presence {
             return Ok(());
         }
         let beat_at = Some(Instant::now());
-        let mut tx = batch::begin(pool).await?;
         let silence = core.timing.lease / 2;
-        let suspect = processes::beat(&mut tx, self.id, &core.worker, silence).await?;
-        tx.commit().await?;
+        let work = sessions.bounded();
+        let say = async {
+            let mut session = work.session().await?;
+            let mut tx = session.begin().await?;
+            let suspect = processes::beat(&mut tx, self.id, &core.worker, silence).await?;
+            tx.commit().await?;
+            StoreResult::Ok(suspect)
+        };
+        let suspect = work.run(say).await?;
         let known = {
             let mut state = self.state();
             state.beat_at = beat_at;
@@ -83,12 +88,17 @@ impl Presence {
     }
 
     /// This process has drained.
-    pub(super) async fn leave(&self, pool: &PgPool) -> StoreResult<()> {
+    pub(super) async fn leave(&self, sessions: &Sessions) -> StoreResult<()> {
         if self.state().beat_at.is_none() {
             return Ok(());
         }
-        let mut tx = batch::begin(pool).await?;
-        processes::leave(&mut tx, self.id).await?;
-        Ok(tx.commit().await?)
+        let work = sessions.bounded();
+        let leave = async {
+            let mut session = work.session().await?;
+            let mut tx = session.begin().await?;
+            processes::leave(&mut tx, self.id).await?;
+            Ok(tx.commit().await?)
+        };
+        work.run(leave).await
     }
 }

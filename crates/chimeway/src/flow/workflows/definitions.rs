@@ -77,10 +77,16 @@ impl Workflows {
         pool: &PgPool,
         document: &Document,
     ) -> Result<StoredDefinition, FlowError> {
-        let mut tx = pool.begin().await?;
-        let stored = self.ensure_definition(&mut tx, document).await?;
-        tx.commit().await?;
-        Ok(stored)
+        let sessions = self.core().sessions(pool);
+        let work = sessions.bounded();
+        let store = async {
+            let mut session = work.session().await?;
+            let mut tx = session.begin_plain().await?;
+            let stored = self.ensure_definition(&mut tx, document).await?;
+            tx.commit().await?;
+            Ok(stored)
+        };
+        work.run(store).await
     }
 
     /// One version of a workflow; `None` where it is not stored. Definitions belong to no tenant.

@@ -1,0 +1,41 @@
+//! Every function of the schema: a new one has to be put into one of these lists.
+
+/// What callers may execute. All others are ours alone: whoever adds a function says here whose it is.
+pub(super) const API: [&str; 9] = [
+    "approve(text,uuid,text,text)",
+    "cancel(text,uuid,text)",
+    "explain(text,uuid)",
+    "on_state_change()",
+    "reject(text,uuid,text,text)",
+    "set_preference(text,text,text,text,boolean)",
+    "track(text,text,text,jsonb)",
+    "trigger(text,jsonb,text,jsonb,text,text)",
+    "upsert_recipient(text,text,jsonb,text,text)",
+];
+pub(super) const INTERNAL: [&str; 25] = [
+    "await_claims(uuid[])",
+    "check_json(text,jsonb,text)",
+    "check_recipients(jsonb)",
+    "check_zones(text,jsonb)",
+    "clock()",
+    "decide(text,uuid,text,text,text)",
+    "decide_checked(text,uuid,text,text,text)",
+    "delivery_of(jsonb)",
+    "depth()",
+    "first_foreign_version(bigint)",
+    "has_unknown_zone(text,jsonb)",
+    "is_blank(text)",
+    "is_unfit(text,integer)",
+    "notification_of(jsonb)",
+    "now()",
+    "readable_record(jsonb)",
+    "refuse(text,text,text)",
+    "refuse_change()",
+    "request_cancel(text,uuid[],text,text)",
+    "same_trigger(uuid,text,text)",
+    "schema_version()",
+    "store_state_change(text,text,text,text,text,text,jsonb,integer)",
+    "upsert_recipients(text,jsonb)",
+    "uuid_v7()",
+    "wake(text)",
+];
