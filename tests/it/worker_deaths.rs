@@ -68,7 +68,7 @@ async fn heavy_an_event_that_kills_workers_is_set_aside_and_the_others_go_on() {
     let aside = "select count(*) from chimeway.events where quarantine_reason = 'worker_died' and expand_at is null";
     let worker = || desk.worker(&db.url()).with_short_leases();
     let deaths = until_done(worker, async || ended_but(pool, 19, aside).await).await;
-    assert!(deaths >= 3, "{deaths}");
+    assert!(deaths >= 5, "{deaths}");
     audit(pool).await;
     let left =
         "select count(*) from chimeway.events where crashes > 0 and quarantine_reason is null";
@@ -118,7 +118,7 @@ async fn heavy_a_run_that_kills_workers_is_set_aside_whatever_it_is_told() {
             ended_but(pool, 19, aside).await && number(pool, signals).await == 0
         })
         .await;
-        assert!(deaths >= 3, "{when}: {deaths}");
+        assert!(deaths >= 5, "{when}: {deaths}");
         let quarantined =
             "select count(*) from chimeway.deliveries where status_reason = 'quarantined'";
         assert_eq!(
@@ -131,7 +131,7 @@ async fn heavy_a_run_that_kills_workers_is_set_aside_whatever_it_is_told() {
             "select concat_ws(' ', quarantine_reason, crashes) from chimeway.signals",
         )
         .await;
-        assert_eq!(signals, if wave { vec!["worker_died 3"] } else { vec![] });
+        assert_eq!(signals, if wave { vec!["worker_died 5"] } else { vec![] });
         audit(pool).await;
     }
 }
@@ -198,15 +198,22 @@ async fn a_server_without_room_sets_nothing_aside() {
     )
     .await;
     for _ in 0..4 {
-        let settled = story.chimeway().settle(story.pool()).await;
-        assert!(settled.is_err(), "the database has no room: {settled:?}");
+        // The row may be locked for a moment by the session that has just failed.
+        eventually("the database has no room", async || {
+            let settled = story.chimeway().settle(story.pool()).await;
+            settled.is_err().then_some(())
+        })
+        .await;
     }
     execute(
         story.pool(),
         "drop trigger full_disk on chimeway.notifications",
     )
     .await;
-    story.drain().await;
-    assert_eq!(story.sent().len(), 1);
+    eventually("it is sent", async || {
+        story.drain().await;
+        (story.sent().len() == 1).then_some(())
+    })
+    .await;
     audit(story.pool()).await;
 }

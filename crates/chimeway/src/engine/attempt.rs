@@ -149,14 +149,16 @@ pub fn settle(
     if attempts >= budget.attempts {
         return cancelled(reason::RETRIES_EXHAUSTED, Outcome::RetriesExhausted);
     }
+    // A whole lease has passed since a worker vanished, and it was not the channel that failed: no need to wait ever
+    // longer.
+    let failed = match result {
+        AttemptResult::Unknown => 1,
+        _ => u32::try_from(attempts).unwrap_or(1),
+    };
     Settled {
         status: DeliveryStatus::Failed,
         reason: None,
-        retry_in: Some(backoff(
-            u32::try_from(attempts).unwrap_or(1),
-            jitter,
-            retry_after,
-        )),
+        retry_in: Some(backoff(failed, jitter, retry_after)),
         outcome: Outcome::TemporaryFailure,
     }
 }
@@ -227,6 +229,12 @@ mod tests {
                 AttemptResult::Unknown,
                 1,
                 1,
+                "failed - temporary_failure in 15s",
+            ),
+            (
+                AttemptResult::Unknown,
+                4,
+                4,
                 "failed - temporary_failure in 15s",
             ),
             (

@@ -272,7 +272,7 @@ impl<W: DueWork> Work for Among<'_, W> {
 ///
 /// What takes the process down is found by the next ones. Rows that a dead process may have had, those due until
 /// `look.suspect`, are counted first, all at once, and worked on then; rows with which a process died are counted and
-/// worked on each alone, and after the third time set aside. While nobody dies neither costs anything.
+/// worked on each alone, and after the fifth time set aside. While nobody dies neither costs anything.
 ///
 /// # Errors
 ///
@@ -381,7 +381,7 @@ async fn take_counted<W: DueWork>(
     if set_aside > 0 {
         tracing::error!(
             rows = set_aside,
-            "set aside: three worker processes in a row died with it"
+            "set aside: five worker processes in a row died with it"
         );
     }
     let counted = true;

@@ -14,7 +14,8 @@ pub const WORKER_DIED: &str = "worker_died";
 pub struct Counted<Id> {
     /// To be tried now. They are due again later, should the process not come back from it.
     pub taken: Vec<Id>,
-    /// How many were set aside: three processes in a row had not come back from them.
+    /// How many were set aside: five processes in a row had not come back from them, as with messages. Fewer could
+    /// be chance, where processes die of something else all the time.
     pub set_aside: usize,
 }
 
@@ -46,9 +47,9 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.events e
-set crashes = least(e.crashes + 1, 3),
-    expand_at = case when e.crashes < 3 then chimeway.now() + interval '1 second' * (e.crashes + 1) end,
-    quarantine_reason = case when e.crashes < 3 then null else $2 end
+set crashes = least(e.crashes + 1, 5),
+    expand_at = case when e.crashes < 5 then chimeway.now() + interval '1 second' end,
+    quarantine_reason = case when e.crashes < 5 then null else $2 end
 from free
 where e.id = free.id
 returning e.id as "id: EventId", e.quarantine_reason is not null as "aside!""#,
@@ -100,9 +101,9 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.signals s
-set crashes = least(s.crashes + 1, 3),
-    route_at = case when s.crashes < 3 then chimeway.now() + interval '1 second' * (s.crashes + 1) end,
-    quarantine_reason = case when s.crashes < 3 then null else $2 end
+set crashes = least(s.crashes + 1, 5),
+    route_at = case when s.crashes < 5 then chimeway.now() + interval '1 second' end,
+    quarantine_reason = case when s.crashes < 5 then null else $2 end
 from free
 where s.id = free.id
 returning s.id as "id: SignalId", s.quarantine_reason is not null as "aside!""#,
@@ -151,18 +152,18 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.workflow_runs r
-set crashes = least(r.crashes + 1, 3),
+set crashes = least(r.crashes + 1, 5),
     wake_at = case
-        when r.crashes >= 3 then null
-        when r.wake_at <= free.now then free.now + interval '1 second' * (r.crashes + 1)
+        when r.crashes >= 5 then null
+        when r.wake_at <= free.now then free.now + interval '1 second'
         else r.wake_at
     end,
     act_at = case
-        when r.crashes >= 3 then null
-        when r.act_at <= free.now then free.now + interval '1 second' * (r.crashes + 1)
+        when r.crashes >= 5 then null
+        when r.act_at <= free.now then free.now + interval '1 second'
         else r.act_at
     end,
-    quarantine_reason = case when r.crashes < 3 then null else $2 end
+    quarantine_reason = case when r.crashes < 5 then null else $2 end
 from free
 where r.id = free.id
 returning r.id as "id: RunId", r.quarantine_reason is not null as "aside!""#,
@@ -231,14 +232,14 @@ with free as materialized (
     for no key update skip locked
 ), told as materialized (
     select free.id, runs.id as run_id, runs.crashes,
-        runs.has_ended or (runs.crashes < 3 and not runs.is_aside) as taken,
-        runs.crashes >= 3 and not runs.is_aside and not runs.has_ended as aside
+        runs.has_ended or (runs.crashes < 5 and not runs.is_aside) as taken,
+        runs.crashes >= 5 and not runs.is_aside and not runs.has_ended as aside
     from free left join runs on runs.id = free.workflow_run_id
 ), counted as (
     update chimeway.workflow_runs r
-    set crashes = least(r.crashes + 1, 3),
-        wake_at = case when r.crashes < 3 then r.wake_at end, act_at = case when r.crashes < 3 then r.act_at end,
-        quarantine_reason = case when r.crashes < 3 then null else $2 end
+    set crashes = least(r.crashes + 1, 5),
+        wake_at = case when r.crashes < 5 then r.wake_at end, act_at = case when r.crashes < 5 then r.act_at end,
+        quarantine_reason = case when r.crashes < 5 then null else $2 end
     from runs
     where r.id = runs.id and not runs.is_aside and not runs.has_ended
 )
@@ -246,7 +247,7 @@ update chimeway.deliveries d
 set progress_owed_at = chimeway.now() + case
         when told.run_id is null
             then least(greatest((chimeway.now() - d.updated_at) / 4, interval '20 milliseconds'), interval '1 second')
-        when told.taken then interval '1 second' * (least(told.crashes, 2) + 1)
+        when told.taken then interval '1 second'
         else interval '1 minute'
     end
 from told

@@ -85,7 +85,7 @@ async fn one_counted(core: &Core, sessions: &Sessions, run: RunId) -> StoreResul
     };
     let counted = work.run(count).await?;
     if counted.set_aside > 0 {
-        tracing::error!(run.id = %run, "set aside: three worker processes in a row died with its actions");
+        tracing::error!(run.id = %run, "set aside: five worker processes in a row died with its actions");
         let mut made = Made::from(SetAside {
             runs: counted.set_aside,
             ..SetAside::default()
