@@ -1,5 +1,5 @@
-//! Results that could not be told to their runs when they were recorded, because another session held
-//! the run's row, or it did not decode.
+//! Results that were not told to their runs when they were recorded: another session held the run's row, it did not
+//! decode, or workers died again and again with the message, and what comes next is told alone.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
