@@ -42,6 +42,11 @@ begin
     if jsonb_typeof(check_json.value) is distinct from 'object' then
         perform chimeway.refuse('CW004', format('%s is not a JSON object', check_json.what), check_json.instead);
     end if;
+    -- Nearly every one is small, which costs nothing to see.
+    if pg_column_size(check_json.value) > 65536 and octet_length(check_json.value::text) > 1048576 then
+        perform chimeway.refuse('CW004', format('%s is longer than 1 MiB', check_json.what),
+            'keep what is large in a table of your own, and its id here');
+    end if;
     if jsonb_path_exists(check_json.value, 'strict $.**{101}') then
         perform chimeway.refuse('CW004', format('%s is nested deeper than 100 levels', check_json.what),
             'keep what is deeper in a table of your own, and its id here');
@@ -179,6 +184,7 @@ declare
     event uuid := chimeway.uuid_v7();
     known record;
     too_deep boolean := chimeway.depth() > 16;
+    rounds integer := 0;
 begin
     if chimeway.is_unfit(trigger.tenant_id, 255) then
         perform chimeway.refuse('CW003', 'the tenant is blank, longer than 255 bytes or holds a control character',
@@ -199,47 +205,53 @@ begin
             'pass recipients => ''[{"identity": "user_123"}]''');
     end if;
 
-    -- A repeated key first: it returns what it began, also when the workflow has been paused since.
-    if trigger.idempotency_key is not null then
-        select e.id, e.workflow_key into known from chimeway.events e
-        where e.tenant_id = trigger.tenant_id and e.idempotency_key = trigger.idempotency_key;
-        if found then
-            return chimeway.same_trigger(known.id, known.workflow_key, trigger.workflow);
+    -- A key is free again when its event is pruned, which may happen between two looks: then once more.
+    loop
+        -- A repeated key first: it returns what it began, also when the workflow has been paused since.
+        if trigger.idempotency_key is not null then
+            select e.id, e.workflow_key into known from chimeway.events e
+            where e.tenant_id = trigger.tenant_id and e.idempotency_key = trigger.idempotency_key;
+            if found then
+                return chimeway.same_trigger(known.id, known.workflow_key, trigger.workflow);
+            end if;
         end if;
-    end if;
 
-    select w.active into is_active from chimeway.workflows w where w.workflow_key = trigger.workflow;
-    if not found then
-        perform chimeway.refuse('CW001', format('there is no workflow %L', trigger.workflow),
-            'apply its document with `chimeway workflows apply`; `chimeway workflows list` shows what there is');
-    elsif not is_active then
-        perform chimeway.refuse('CW002', format('the workflow %L is paused', trigger.workflow),
-            format('resume it with `chimeway workflows resume %s`', trigger.workflow));
-    end if;
-    select d.id into definition from chimeway.workflow_definitions d
-    where d.workflow_key = trigger.workflow
-    order by d.workflow_version desc limit 1;
+        select w.active into is_active from chimeway.workflows w where w.workflow_key = trigger.workflow;
+        if not found then
+            perform chimeway.refuse('CW001', format('there is no workflow %L', trigger.workflow),
+                'apply its document with `chimeway workflows apply`; `chimeway workflows list` shows what there is');
+        elsif not is_active then
+            perform chimeway.refuse('CW002', format('the workflow %L is paused', trigger.workflow),
+                format('resume it with `chimeway workflows resume %s`', trigger.workflow));
+        end if;
+        select d.id into definition from chimeway.workflow_definitions d
+        where d.workflow_key = trigger.workflow
+        order by d.workflow_version desc limit 1;
 
-    insert into chimeway.events (
-        id, tenant_id, workflow_key, workflow_definition_id, params, recipients,
-        correlation_id, idempotency_key, occurred_at, inserted_at, expand_at, quarantine_reason, depth
-    ) values (
-        event, trigger.tenant_id, trigger.workflow, definition, trigger.params,
-        (
-            -- Addresses live in one place, with the recipient.
-            select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('identity', r -> 'identity', 'type', r -> 'type')))
-            from jsonb_array_elements(trigger.recipients) r
-        ),
-        trigger.correlation_id, trigger.idempotency_key, called_at, called_at,
-        case when not too_deep then called_at end, case when too_deep then 'depth_exceeded' end, chimeway.depth()
-    )
-    on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing;
-    if not found then
-        -- Another session committed the same key meanwhile. A new statement sees its row.
-        select e.id, e.workflow_key into known from chimeway.events e
-        where e.tenant_id = trigger.tenant_id and e.idempotency_key = trigger.idempotency_key;
-        return chimeway.same_trigger(known.id, known.workflow_key, trigger.workflow);
-    end if;
+        insert into chimeway.events (
+            id, tenant_id, workflow_key, workflow_definition_id, params, recipients,
+            correlation_id, idempotency_key, occurred_at, inserted_at, expand_at, quarantine_reason, depth
+        ) values (
+            event, trigger.tenant_id, trigger.workflow, definition, trigger.params,
+            (
+                -- Addresses live in one place, with the recipient.
+                select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('identity', r -> 'identity', 'type', r -> 'type')))
+                from jsonb_array_elements(trigger.recipients) r
+            ),
+            trigger.correlation_id, trigger.idempotency_key, called_at, called_at,
+            case when not too_deep then called_at end, case when too_deep then 'depth_exceeded' end, chimeway.depth()
+        )
+        on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing;
+        exit when found;
+        -- Another session committed the same key meanwhile: a new statement sees its row. Where that snapshot
+        -- cannot see it, the caller has to repeat its transaction.
+        rounds := rounds + 1;
+        if rounds = 10 then
+            raise exception using errcode = 'serialization_failure',
+                message = 'another transaction used the idempotency key',
+                hint = 'repeat the transaction';
+        end if;
+    end loop;
 
     if trigger.recipients is not null then
         perform chimeway.upsert_recipients(trigger.tenant_id, trigger.recipients);
@@ -565,6 +577,10 @@ begin
                 'progress_owed', v.progress_owed_at is not null,
                 'last_outcome', (
                     select a.outcome from chimeway.delivery_attempts a
+                    where a.delivery_id = v.id order by a.attempt_number desc limit 1
+                ),
+                'last_class', (
+                    select a.response ->> 'class' from chimeway.delivery_attempts a
                     where a.delivery_id = v.id order by a.attempt_number desc limit 1
                 )
             ) order by v.visit, v.action_index)

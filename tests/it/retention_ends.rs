@@ -219,6 +219,6 @@ async fn journeys_beside_which_all_is_pruned_come_to_the_same_ends() {
 }
 
 #[tokio::test]
-async fn heavy_many_journeys_beside_which_all_is_pruned_come_to_the_same_ends() {
+async fn many_journeys_beside_which_all_is_pruned_come_to_the_same_ends() {
     same_ends(10..12).await;
 }

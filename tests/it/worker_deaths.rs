@@ -90,50 +90,53 @@ async fn heavy_a_run_that_kills_workers_is_set_aside_whatever_it_is_told() {
     const IS_TOLD_ITS_RESULT: &str = "
         create trigger kill before update on chimeway.workflow_runs for each row
             when (new.actor_id = 'poison' and new.state = 'waiting') execute function kill()";
-    for (when, wave) in [
-        (LEAVES_ITS_WAIT, false),
-        (IS_TOLD_ITS_RESULT, false),
+    // Side by side: mostly they wait until a process is known to be dead.
+    tokio::join!(
+        a_run_that_kills(LEAVES_ITS_WAIT, false),
+        a_run_that_kills(IS_TOLD_ITS_RESULT, false),
         // By a signal, which is set aside as well, and then at the end of its wait.
-        (LEAVES_ITS_WAIT, true),
-    ] {
-        let (db, desk) = (TestDb::create().await, Desk::new());
-        let pool = db.pool();
-        let host = Host::with_journey(pool, "PT1S").await;
-        execute(pool, KILL).await;
-        execute(pool, when).await;
-        host.trigger("poison").await;
-        host.trigger_many(19).await;
-        if wave {
-            let first = desk.worker(&db.url()).with_short_leases().start().await;
-            host.until("poison", "waiting").await;
-            first.kill().await;
-            host.read("poison").await;
-        }
-        let aside = "select count(*) from chimeway.workflow_runs
-            where quarantine_reason = 'worker_died' and wake_at is null and actor_id = 'poison'";
-        let worker = || desk.worker(&db.url()).with_short_leases();
-        let deaths = until_done(worker, async || {
-            crate::fleet::end_backoffs(pool).await;
-            let signals = "select count(*) from chimeway.signals where route_at is not null";
-            ended_but(pool, 19, aside).await && number(pool, signals).await == 0
-        })
-        .await;
-        assert!(deaths >= 5, "{when}: {deaths}");
-        let quarantined =
-            "select count(*) from chimeway.deliveries where status_reason = 'quarantined'";
-        assert_eq!(
-            number(pool, quarantined).await,
-            0,
-            "{when}: innocents are unharmed"
-        );
-        let signals = texts(
-            pool,
-            "select concat_ws(' ', quarantine_reason, crashes) from chimeway.signals",
-        )
-        .await;
-        assert_eq!(signals, if wave { vec!["worker_died 5"] } else { vec![] });
-        audit(pool).await;
+        a_run_that_kills(LEAVES_ITS_WAIT, true),
+    );
+}
+
+async fn a_run_that_kills(when: &'static str, is_told: bool) {
+    let (db, desk) = (TestDb::create().await, Desk::new());
+    let pool = db.pool();
+    let host = Host::with_journey(pool, "PT1S").await;
+    execute(pool, KILL).await;
+    execute(pool, when).await;
+    host.trigger("poison").await;
+    host.trigger_many(19).await;
+    if is_told {
+        let first = desk.worker(&db.url()).with_short_leases().start().await;
+        host.until("poison", "waiting").await;
+        first.kill().await;
+        host.read("poison").await;
     }
+    let aside = "select count(*) from chimeway.workflow_runs
+        where quarantine_reason = 'worker_died' and wake_at is null and actor_id = 'poison'";
+    let worker = || desk.worker(&db.url()).with_short_leases();
+    let deaths = until_done(worker, async || {
+        crate::fleet::end_backoffs(pool).await;
+        let signals = "select count(*) from chimeway.signals where route_at is not null";
+        ended_but(pool, 19, aside).await && number(pool, signals).await == 0
+    })
+    .await;
+    assert!(deaths >= 5, "{when}: {deaths}");
+    let quarantined =
+        "select count(*) from chimeway.deliveries where status_reason = 'quarantined'";
+    assert_eq!(
+        number(pool, quarantined).await,
+        0,
+        "{when}: innocents are unharmed"
+    );
+    let signals = texts(
+        pool,
+        "select concat_ws(' ', quarantine_reason, crashes) from chimeway.signals",
+    )
+    .await;
+    assert_eq!(signals, if is_told { vec!["worker_died 5"] } else { vec![] });
+    audit(pool).await;
 }
 
 #[tokio::test]

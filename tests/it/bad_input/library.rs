@@ -300,7 +300,7 @@ fn any_value_is_taken_or_refused_before_the_database_sees_it() {
 }
 
 #[test]
-fn heavy_every_place_with_every_bad_text() {
+fn every_place_with_every_bad_text() {
     let runtime = runtime();
     runtime.block_on(async {
         let ground = Ground::new().await;

@@ -170,7 +170,7 @@ fn any_argument_of_an_sql_function_is_taken_or_refused() {
 
 /// Each of them with each of the texts that have broken something somewhere.
 #[test]
-fn heavy_every_argument_of_an_sql_function_with_every_bad_text() {
+fn every_argument_of_an_sql_function_with_every_bad_text() {
     let runtime = runtime();
     runtime.block_on(async {
         let ground = Ground::new().await;

@@ -84,7 +84,7 @@ async fn generate(served: &Served, token: &str, options: &[&str]) {
 }
 
 #[tokio::test]
-async fn heavy_requests_of_a_service_that_are_made_up_are_answered_as_the_document_says() {
+async fn requests_of_a_service_that_are_made_up_are_answered_as_the_document_says() {
     let served = served().await;
     let token = served.token("shop --tenant org_456 --acts-for-others");
     // PostgreSQL keeps no NUL, and no schema says so of a whole object.
@@ -108,7 +108,7 @@ async fn heavy_requests_of_a_service_that_are_made_up_are_answered_as_the_docume
 }
 
 #[tokio::test]
-async fn heavy_requests_of_an_operator_that_are_made_up_are_answered_as_the_document_says() {
+async fn requests_of_an_operator_that_are_made_up_are_answered_as_the_document_says() {
     let served = served().await;
     let token = served.token("carol --operator --acts-for-others");
     generate(&served, &token, &["--exclude-checks", ACCEPTED]).await;

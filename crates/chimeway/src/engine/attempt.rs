@@ -93,10 +93,13 @@ impl Default for Budget {
     fn default() -> Self {
         Self {
             attempts: 5,
-            crashes: 5,
+            crashes: CRASHES_BEFORE_QUARANTINE,
         }
     }
 }
+
+/// After this many crashes in a row a delivery, an event, a signal or a run is set aside.
+pub const CRASHES_BEFORE_QUARANTINE: i32 = 5;
 
 /// From this many crashes on a delivery is claimed alone, one at a time per process.
 pub const CRASHES_BEFORE_ISOLATION: i32 = 2;

@@ -85,6 +85,7 @@ impl Bounded<'_> {
         Ok(Session {
             conn: Some(self.sessions.pool.acquire().await?),
             until: self.until,
+            longest: self.sessions.longest,
             pooled: self.sessions.pooled,
         })
     }
@@ -100,6 +101,7 @@ pub(crate) struct Session {
     /// Always there but while it is dropped.
     conn: Option<PoolConnection<Postgres>>,
     until: Instant,
+    longest: Duration,
     pooled: bool,
 }
 
@@ -114,7 +116,7 @@ impl Session {
             true => settings::BEGIN_POOLED,
             false => settings::BEGIN,
         };
-        Ok(self.conn()?.begin_with(begin).await?)
+        self.begin_with(begin).await
     }
 
     /// Begins a transaction of retention's.
@@ -127,7 +129,7 @@ impl Session {
             true => settings::BEGIN_PRUNING_POOLED,
             false => settings::BEGIN_PRUNING,
         };
-        Ok(self.conn()?.begin_with(begin).await?)
+        self.begin_with(begin).await
     }
 
     /// Begins a short transaction that is planned as the database says.
@@ -140,7 +142,7 @@ impl Session {
             true => settings::BEGIN_PLAIN_POOLED,
             false => settings::BEGIN_PLAIN,
         };
-        Ok(self.conn()?.begin_with(begin).await?)
+        self.begin_with(begin).await
     }
 
     /// To read one thing: without a transaction, but where a pooler wants one.
@@ -153,6 +155,11 @@ impl Session {
             true => Ok(Reading::Within(self.begin_plain().await?)),
             false => Ok(Reading::Plain(self.conn()?)),
         }
+    }
+
+    async fn begin_with(&mut self, begin: &'static str) -> StoreResult<Transaction<'_, Postgres>> {
+        let begin = settings::begin_for(begin, self.longest);
+        Ok(self.conn()?.begin_with(begin).await?)
     }
 
     fn conn(&mut self) -> StoreResult<&mut PoolConnection<Postgres>> {

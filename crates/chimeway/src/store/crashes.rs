@@ -4,7 +4,10 @@
 use sqlx::PgConnection;
 
 use super::StoreResult;
-use crate::ids::{DeliveryId, EventId, RunId, SignalId};
+use crate::{
+    engine::attempt::CRASHES_BEFORE_QUARANTINE,
+    ids::{DeliveryId, EventId, RunId, SignalId},
+};
 
 /// Why a row is set aside with which processes died.
 pub const WORKER_DIED: &str = "worker_died";
@@ -14,8 +17,8 @@ pub const WORKER_DIED: &str = "worker_died";
 pub struct Counted<Id> {
     /// To be tried now. They are due again later, should the process not come back from it.
     pub taken: Vec<Id>,
-    /// How many were set aside: five processes in a row had not come back from them, as with messages. Fewer could
-    /// be chance, where processes die of something else all the time.
+    /// How many were set aside: [`CRASHES_BEFORE_QUARANTINE`] processes in a row had not come back from them, as with
+    /// messages. Fewer could be chance, where processes die of something else all the time.
     pub set_aside: usize,
 }
 
@@ -47,14 +50,15 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.events e
-set crashes = least(e.crashes + 1, 5),
-    expand_at = case when e.crashes < 5 then chimeway.now() + interval '1 second' end,
-    quarantine_reason = case when e.crashes < 5 then null else $2 end
+set crashes = least(e.crashes + 1, $3),
+    expand_at = case when e.crashes < $3 then chimeway.now() + interval '1 second' end,
+    quarantine_reason = case when e.crashes < $3 then null else $2 end
 from free
 where e.id = free.id
 returning e.id as "id: EventId", e.quarantine_reason is not null as "aside!""#,
         events as _,
         WORKER_DIED,
+        CRASHES_BEFORE_QUARANTINE,
     )
     .fetch_all(conn)
     .await?;
@@ -101,14 +105,15 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.signals s
-set crashes = least(s.crashes + 1, 5),
-    route_at = case when s.crashes < 5 then chimeway.now() + interval '1 second' end,
-    quarantine_reason = case when s.crashes < 5 then null else $2 end
+set crashes = least(s.crashes + 1, $3),
+    route_at = case when s.crashes < $3 then chimeway.now() + interval '1 second' end,
+    quarantine_reason = case when s.crashes < $3 then null else $2 end
 from free
 where s.id = free.id
 returning s.id as "id: SignalId", s.quarantine_reason is not null as "aside!""#,
         signals as _,
         WORKER_DIED,
+        CRASHES_BEFORE_QUARANTINE,
     )
     .fetch_all(conn)
     .await?;
@@ -152,23 +157,24 @@ with free as materialized (
     for no key update skip locked
 )
 update chimeway.workflow_runs r
-set crashes = least(r.crashes + 1, 5),
+set crashes = least(r.crashes + 1, $3),
     wake_at = case
-        when r.crashes >= 5 then null
+        when r.crashes >= $3 then null
         when r.wake_at <= free.now then free.now + interval '1 second'
         else r.wake_at
     end,
     act_at = case
-        when r.crashes >= 5 then null
+        when r.crashes >= $3 then null
         when r.act_at <= free.now then free.now + interval '1 second'
         else r.act_at
     end,
-    quarantine_reason = case when r.crashes < 5 then null else $2 end
+    quarantine_reason = case when r.crashes < $3 then null else $2 end
 from free
 where r.id = free.id
 returning r.id as "id: RunId", r.quarantine_reason is not null as "aside!""#,
         runs as _,
         WORKER_DIED,
+        CRASHES_BEFORE_QUARANTINE,
     )
     .fetch_all(conn)
     .await?;
@@ -232,14 +238,14 @@ with free as materialized (
     for no key update skip locked
 ), told as materialized (
     select free.id, runs.id as run_id, runs.crashes,
-        runs.has_ended or (runs.crashes < 5 and not runs.is_aside) as taken,
-        runs.crashes >= 5 and not runs.is_aside and not runs.has_ended as aside
+        runs.has_ended or (runs.crashes < $3 and not runs.is_aside) as taken,
+        runs.crashes >= $3 and not runs.is_aside and not runs.has_ended as aside
     from free left join runs on runs.id = free.workflow_run_id
 ), counted as (
     update chimeway.workflow_runs r
-    set crashes = least(r.crashes + 1, 5),
-        wake_at = case when r.crashes < 5 then r.wake_at end, act_at = case when r.crashes < 5 then r.act_at end,
-        quarantine_reason = case when r.crashes < 5 then null else $2 end
+    set crashes = least(r.crashes + 1, $3),
+        wake_at = case when r.crashes < $3 then r.wake_at end, act_at = case when r.crashes < $3 then r.act_at end,
+        quarantine_reason = case when r.crashes < $3 then null else $2 end
     from runs
     where r.id = runs.id and not runs.is_aside and not runs.has_ended
 )
@@ -255,6 +261,7 @@ where d.id = told.id
 returning d.id as "id: DeliveryId", coalesce(told.taken, false) as "taken!", coalesce(told.aside, false) as "aside!""#,
         deliveries as _,
         WORKER_DIED,
+        CRASHES_BEFORE_QUARANTINE,
     )
     .fetch_all(conn)
     .await?;

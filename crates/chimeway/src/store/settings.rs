@@ -1,7 +1,9 @@
 //! Switches for the whole database, the clock, and waking idle workers.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr as _, SqlStr};
 
 use super::StoreResult;
 
@@ -14,7 +16,7 @@ use super::StoreResult;
 /// without reading tables from end to end, which is the best plan for as long as they are empty, and kept then.
 ///
 /// And with an end to idleness: the session of a worker that a dead network cut off holds its row locks for so
-/// long, instead of for the two hours that TCP takes to look for it.
+/// long, instead of for the two hours that TCP takes to look for it. [`begin_for`] says otherwise.
 pub const BEGIN: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
     set local idle_in_transaction_session_timeout = '30s'";
@@ -55,6 +57,20 @@ pub const BEGIN_REQUEST: &str = "begin; set local lock_timeout = '5s'; \
 pub const BEGIN_REQUEST_POOLED: &str = "begin; set local lock_timeout = '5s'; \
     set local statement_timeout = '15s'; set local idle_in_transaction_session_timeout = '30s'; \
     deallocate all";
+
+/// For how long a session may be idle in a transaction that begins with one of these.
+const IDLE: (Duration, &str) = (Duration::from_secs(30), "'30s'");
+
+/// `begin`, one of the above, for who gives a transaction up after so long: the server ends its session then, too.
+#[must_use]
+pub fn begin_for(begin: &'static str, longest: Duration) -> SqlStr {
+    if longest == IDLE.0 {
+        return begin.into_sql_str();
+    }
+    // 0 would be for ever, and more is more than the setting takes.
+    let millis = longest.as_millis().clamp(1, 1_000_000_000);
+    AssertSqlSafe(begin.replace(IDLE.1, &format!("'{millis}ms'"))).into_sql_str()
+}
 
 /// The database's now: what `decide` is given where no claim or lock brought it.
 ///
@@ -121,4 +137,27 @@ update chimeway.settings set notify = $1"#,
     .execute(conn)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_ended_when_its_worker_has_given_up() {
+        for begin in [
+            BEGIN,
+            BEGIN_POOLED,
+            BEGIN_PLAIN,
+            BEGIN_PLAIN_POOLED,
+            BEGIN_PRUNING,
+            BEGIN_PRUNING_POOLED,
+        ] {
+            assert_eq!(begin_for(begin, IDLE.0).as_str(), begin);
+            let sooner = begin_for(begin, Duration::from_millis(1_500));
+            let set = "set local idle_in_transaction_session_timeout = '1500ms'";
+            assert!(sooner.as_str().contains(set), "{}", sooner.as_str());
+            assert!(!sooner.as_str().contains(IDLE.1), "{}", sooner.as_str());
+        }
+    }
 }
