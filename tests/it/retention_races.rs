@@ -7,9 +7,11 @@ use chimeway_testkit::Answer;
 use sqlx::{Connection as _, Executor as _};
 
 use crate::{
+    fleet::number,
     invariants::audit,
     outcomes::Stopping,
     retention::{aggressive, exists, kept, over, prune, sizes, story},
+    support::eventually,
     tools::{lines, place, signal_of, trigger, trigger_of, until_somebody_waits},
 };
 
@@ -139,8 +141,12 @@ async fn a_repeated_key_whose_event_is_pruned_at_that_moment_begins_anew() {
         .unwrap();
     other.execute("select pg_advisory_unlock(1)").await.unwrap();
     // It has found that somebody else has it, and is about to look who.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    until_somebody_waits(story.pool()).await;
+    eventually("it is at the second gate", async || {
+        let waits = "select count(*) from pg_locks l join pg_database d on d.oid = l.database
+            where d.datname = current_database() and l.locktype = 'advisory' and l.objid = 2 and not l.granted";
+        (number(story.pool(), waits).await == 1).then_some(())
+    })
+    .await;
     other
         .execute("delete from chimeway.events; select pg_advisory_unlock(2)")
         .await
