@@ -38,7 +38,7 @@ async fn bench(line: &str) -> Ran {
 }
 
 #[tokio::test]
-async fn heavy_journeys_and_their_floor_are_measured_in_turns() {
+async fn journeys_and_their_floor_are_measured_in_turns() {
     let ran = bench("journeys --count 50 --rounds 2 --workers 2 --limit 10").await;
     let document = keys(
         ran,
@@ -81,7 +81,7 @@ async fn heavy_journeys_and_their_floor_are_measured_in_turns() {
 }
 
 #[tokio::test]
-async fn heavy_a_floor_has_a_private_server_that_keeps_what_it_commits() {
+async fn a_floor_has_a_private_server_that_keeps_what_it_commits() {
     let line = "bench floor --count 1200 --rounds 1 --json";
     let ran = tokio::task::spawn_blocking(|| chimeway("", &words(line)));
     let document = keys(
@@ -102,7 +102,7 @@ async fn heavy_a_floor_has_a_private_server_that_keeps_what_it_commits() {
 }
 
 #[tokio::test]
-async fn heavy_latencies_are_measured_of_every_journey() {
+async fn latencies_are_measured_of_every_journey() {
     let document = keys(
         bench("latency --rate 20 --seconds 1").await,
         &["/rate", "/seconds", "/commits_timed_by", "/unit"],
@@ -120,7 +120,7 @@ async fn heavy_latencies_are_measured_of_every_journey() {
 }
 
 #[tokio::test]
-async fn heavy_what_waits_is_idle_then_late_then_drained() {
+async fn what_waits_is_idle_then_late_then_drained() {
     let document = keys(
         bench("waiting --runs 400 --idle-seconds 1").await,
         &[
@@ -138,7 +138,7 @@ async fn heavy_what_waits_is_idle_then_late_then_drained() {
 }
 
 #[tokio::test]
-async fn heavy_growth_compares_three_states_of_a_database() {
+async fn growth_compares_three_states_of_a_database() {
     let document = keys(
         bench("growth --runs 500 --count 20 --rounds 1").await,
         &["/runs", "/count"],

@@ -3,7 +3,7 @@
 use crate::programs::{Ran, chimeway_at, words};
 
 fn soak(keep: &str) -> std::thread::JoinHandle<Ran> {
-    let line = format!("bench soak --minutes 0.75 --rate 40 --keep {keep} --allowed 20 --json");
+    let line = format!("bench soak --minutes 0.5 --rate 60 --keep {keep} --allowed 20 --json");
     std::thread::spawn(move || {
         let mut command = chimeway_at("", &words(&line));
         Ran::from(command.output().unwrap())
@@ -12,7 +12,7 @@ fn soak(keep: &str) -> std::thread::JoinHandle<Ran> {
 
 #[test]
 fn heavy_sizes_level_off_and_do_not_where_nothing_is_pruned() {
-    let (pruned, kept) = (soak("5s"), soak("off"));
+    let (pruned, kept) = (soak("2s"), soak("off"));
     let pruned = pruned.join().unwrap();
     let kept = kept.join().unwrap();
     let figures = pruned.expect(0).json();
