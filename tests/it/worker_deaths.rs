@@ -135,7 +135,14 @@ async fn a_run_that_kills(when: &'static str, is_told: bool) {
         "select concat_ws(' ', quarantine_reason, crashes) from chimeway.signals",
     )
     .await;
-    assert_eq!(signals, if is_told { vec!["worker_died 5"] } else { vec![] });
+    assert_eq!(
+        signals,
+        if is_told {
+            vec!["worker_died 5"]
+        } else {
+            vec![]
+        }
+    );
     audit(pool).await;
 }
 
