@@ -26,7 +26,7 @@ create table chimeway.deliveries (
         ((status in ('pending', 'dispatched', 'failed')) = (next_attempt_at is not null)),
     constraint deliveries_checkpoint check (checkpoint in ('planning', 'claim')),
     constraint deliveries_lease check ((status = 'dispatched') = (lease_until is not null))
-) with (fillfactor = 70);
+) with (fillfactor = 40);
 comment on table chimeway.deliveries is 'Messages to the outside, one per visit of a notify step. The row is the job: there is no other queue';
 comment on column chimeway.deliveries.id is 'Time-ordered id; also the idempotency token that providers are given';
 comment on column chimeway.deliveries.workflow_run_id is 'Of which run';

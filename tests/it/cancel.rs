@@ -1,7 +1,4 @@
 //! Ending runs by hand.
-
-use std::{collections::BTreeMap, time::Duration};
-
 use chimeway::{
     FlowError,
     flow::{
@@ -9,11 +6,12 @@ use chimeway::{
         workflows::{Cancellation, Stamp},
     },
     ids::{RunId, TenantId},
-    store::claims::{self, Claim},
+    store::claims,
 };
 use chimeway_testkit::{Answer, Story};
 
 use crate::{
+    fairness::{claim, slots},
     invariants::audit,
     outcomes::Stopping,
     tools::{self, MENTION, MORNING, lines, place, reasons, tenant, until_somebody_waits},
@@ -248,16 +246,8 @@ async fn a_claim_in_progress_is_waited_for_and_named() {
             .unwrap();
         let run = story.trigger("mention_escalation", "ada").await;
         let mut claiming = story.pool().begin().await.unwrap();
-        let claim = Claim {
-            owner: "test",
-            limit: 10,
-            lease: Duration::from_secs(30),
-            per_channel: 10,
-            left: &BTreeMap::new(),
-            isolated: false,
-            turns_after: None,
-            floor: None,
-        };
+        let slots = slots(10, &[]);
+        let claim = claim(&slots);
         let claimed = claims::claim(&mut claiming, &claim).await.unwrap();
         assert_eq!(claimed.len(), 1);
         let mut host = story.pool().begin().await.unwrap();

@@ -4,9 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chimeway::{
     Recipient, Trigger,
-    store::claims::{self, Claim},
+    engine::turns::{Pair, Slots, Turns},
+    store::{
+        claims::{self, Claim, ClaimedRow},
+        due::Floor,
+        turns as due_turns,
+    },
 };
 use chimeway_testkit::{Story, TestDb};
+use sqlx::PgConnection;
 
 use crate::{
     fleet::{Host, number, texts},
@@ -45,36 +51,25 @@ async fn flood() -> Story {
     story
 }
 
-/// What one claim takes: `<tenant> <channel>` and how many, and who had the last turn.
+/// What one claim takes: `<tenant> <channel>` and how many of it.
 async fn claimed(
     story: &Story,
     limit: i64,
     except: &[&str],
     turns_after: Option<(&str, &str)>,
 ) -> String {
-    let left = except.iter().map(|channel| (channel.to_string(), 0));
-    claimed_of(story, limit, &left.collect(), turns_after).await
+    let left: Vec<(&str, i64)> = except.iter().map(|channel| (*channel, 0)).collect();
+    let mut turns = turns_after.map(turns);
+    claimed_of(story, &slots(limit, &left), turns.as_mut()).await
 }
 
-/// The same, with so many slots left of some channels.
-async fn claimed_of(
-    story: &Story,
-    limit: i64,
-    left: &BTreeMap<String, i64>,
-    turns_after: Option<(&str, &str)>,
-) -> String {
+/// The earliest ones, or those whose turn it is.
+async fn claimed_of(story: &Story, slots: &Slots, turns: Option<&mut Turns>) -> String {
     let mut conn = story.pool().acquire().await.unwrap();
-    let claim = Claim {
-        owner: "test",
-        limit,
-        lease: Duration::from_secs(30),
-        per_channel: limit,
-        left,
-        isolated: false,
-        turns_after,
-        floor: None,
+    let rows = match turns {
+        Some(turns) => claim_in_turn(&mut conn, slots, turns, None).await,
+        None => claims::claim(&mut conn, &claim(slots)).await.unwrap(),
     };
-    let rows = claims::claim(&mut conn, &claim).await.unwrap();
     let mut shares: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows {
         *shares
@@ -85,7 +80,64 @@ async fn claimed_of(
     shares.join(", ")
 }
 
-const BEGINNING: Option<(&str, &str)> = Some(("", ""));
+/// A claim of those whose turn it is, found out just now.
+pub(crate) async fn claim_in_turn(
+    conn: &mut PgConnection,
+    slots: &Slots,
+    turns: &mut Turns,
+    floor: Floor,
+) -> Vec<ClaimedRow> {
+    let found = due_turns::due(conn, turns.last(), slots, floor)
+        .await
+        .unwrap();
+    turns.found(found, slots, Duration::ZERO);
+    let shares = turns.shares(slots);
+    let claim = Claim {
+        shares: Some(&shares),
+        floor,
+        ..claim(slots)
+    };
+    let rows = claims::claim(conn, &claim).await.unwrap();
+    let taken = rows
+        .iter()
+        .map(|row| (row.tenant.as_str(), row.channel.as_str()));
+    turns.took(&shares, taken, slots);
+    rows
+}
+
+/// A claim of the earliest ones.
+pub(crate) fn claim(slots: &Slots) -> Claim<'_> {
+    Claim {
+        owner: "test",
+        lease: Duration::from_secs(30),
+        slots,
+        isolated: false,
+        shares: None,
+        floor: None,
+    }
+}
+
+/// So many slots, and of some channels fewer.
+pub(crate) fn slots(free: i64, left: &[(&str, i64)]) -> Slots {
+    let left = left
+        .iter()
+        .map(|(channel, left)| ((*channel).into(), *left));
+    Slots {
+        free,
+        per_channel: free,
+        left: left.collect(),
+    }
+}
+
+/// That pair had the last turn.
+pub(crate) fn turns((tenant, channel): (&str, &str)) -> Turns {
+    Turns::after(Pair {
+        tenant: tenant.to_owned(),
+        channel: channel.to_owned(),
+    })
+}
+
+pub(crate) const BEGINNING: Option<(&str, &str)> = Some(("", ""));
 
 #[tokio::test]
 async fn the_earliest_come_first_while_nothing_is_late() {
@@ -138,13 +190,13 @@ async fn turns_go_on_after_the_last_one() {
 #[tokio::test]
 async fn one_claim_takes_for_each_channel_what_it_has_slots_for() {
     let story = flood().await;
-    let left = BTreeMap::from([("email".to_owned(), 3), ("in_app".to_owned(), 1)]);
+    let slots = slots(10, &[("email", 3), ("in_app", 1)]);
     assert_eq!(
-        claimed_of(&story, 10, &left, BEGINNING).await,
+        claimed_of(&story, &slots, Some(&mut Turns::default())).await,
         "1 a email, 1 b email, 1 b in_app, 1 c email"
     );
     // The earliest ones as well; the others stay as they were.
-    assert_eq!(claimed_of(&story, 10, &left, None).await, "3 a email");
+    assert_eq!(claimed_of(&story, &slots, None).await, "3 a email");
     assert_eq!(
         claimed(&story, 400, &[], None).await,
         "296 a email, 2 b email, 2 b in_app, 1 c in_app"
@@ -156,33 +208,45 @@ async fn one_claim_takes_for_each_channel_what_it_has_slots_for() {
 #[tokio::test]
 async fn who_is_passed_over_for_want_of_slots_is_next() {
     let story = flood().await;
-    let left = BTreeMap::from([("email".to_owned(), 1)]);
-    let mut conn = story.pool().acquire().await.unwrap();
-    let claim = Claim {
-        owner: "test",
-        limit: 5,
-        lease: Duration::from_secs(30),
-        per_channel: 5,
-        left: &left,
-        isolated: false,
-        turns_after: BEGINNING,
-        floor: None,
-    };
-    let rows = claims::claim(&mut conn, &claim).await.unwrap();
-    let taken = rows
-        .iter()
-        .map(|row| (row.tenant.as_str(), row.channel.as_str(), row.turn));
-    let mut taken: Vec<_> = taken.collect();
-    taken.sort_unstable();
-    let expected = [
-        ("a", "email", Some(1)),
-        ("b", "in_app", None),
-        ("c", "in_app", None),
-    ];
+    let one = slots(5, &[("email", 1)]);
+    let mut turns = Turns::default();
     assert_eq!(
-        taken, expected,
-        "b's email is passed over: a had the last turn"
+        claimed_of(&story, &one, Some(&mut turns)).await,
+        "1 a email, 1 b in_app, 1 c in_app"
     );
+    assert_eq!(turns.last().tenant, "a", "b's email was passed over");
+    assert_eq!(
+        claimed_of(&story, &one, Some(&mut turns)).await,
+        "1 b email, 2 b in_app"
+    );
+}
+
+/// Whose turn it is is not found out for each claim; who turns out to have nothing left has no turn more.
+#[tokio::test]
+async fn turns_that_are_known_are_taken_without_asking_again() {
+    let story = flood().await;
+    let slots = slots(4, &[]);
+    let mut known = Turns::default();
+    claimed_of(&story, &slots, Some(&mut known)).await;
+    let mut conn = story.pool().acquire().await.unwrap();
+    let mut took = vec![];
+    for _ in 0..3 {
+        assert!(!known.is_stale(&slots, Duration::ZERO));
+        let shares = known.shares(&slots);
+        let claim = Claim {
+            shares: Some(&shares),
+            ..claim(&slots)
+        };
+        let rows = claims::claim(&mut conn, &claim).await.unwrap();
+        let pairs = rows
+            .iter()
+            .map(|it| (it.tenant.as_str(), it.channel.as_str()));
+        known.took(&shares, pairs, &slots);
+        took.push(rows.len());
+    }
+    // Then c has nothing left, nor has b of mails.
+    assert_eq!(took, [4, 2, 3]);
+    audit(story.pool()).await;
 }
 
 #[tokio::test]
@@ -209,6 +273,29 @@ async fn what_is_not_due_yet_takes_no_turn() {
     assert_eq!(
         claimed(&story, 10, &[], BEGINNING).await,
         "1 c email, 1 c in_app"
+    );
+}
+
+/// A claim writes into no index: the new version of a row is on the page of the old one, though all rows of the page are
+/// claimed at once.
+#[tokio::test]
+async fn a_claim_leaves_the_indexes_alone() {
+    let story = flood().await;
+    let mut conn = story.pool().acquire().await.unwrap();
+    let slots = slots(200, &[]);
+    let rows = claims::claim(&mut conn, &claim(&slots)).await.unwrap();
+    assert_eq!(rows.len(), 200);
+    sqlx::query("select pg_stat_force_next_flush()")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    let updates =
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'deliveries'";
+    let updates: (i64, i64) = sqlx::query_as(updates).fetch_one(&mut *conn).await.unwrap();
+    assert_eq!(
+        updates,
+        (200, 200),
+        "updates, and those that touch no index"
     );
 }
 

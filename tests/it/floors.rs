@@ -1,7 +1,7 @@
 //! While a session keeps an old snapshot nothing that is done can be removed. Whoever looks for due rows from a floor on
 //! does not pass over it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use chimeway::{
     Recipient, Trigger,
@@ -15,6 +15,7 @@ use chimeway_testkit::Story;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::{
+    fairness::{BEGINNING, claim, claim_in_turn, slots, turns},
     fleet::execute,
     tools::{MORNING, actor},
 };
@@ -53,17 +54,17 @@ async fn counted(conn: &mut PgConnection) -> i64 {
 }
 
 async fn claims(conn: &mut PgConnection, turns_after: Option<(&str, &str)>, floor: Floor) -> usize {
+    let slots = slots(10, &[]);
     let claim = Claim {
-        owner: "test",
-        limit: 10,
-        lease: Duration::from_secs(30),
-        per_channel: 10,
-        left: &BTreeMap::new(),
-        isolated: false,
-        turns_after,
         floor,
+        ..claim(&slots)
     };
-    claims::claim(conn, &claim).await.unwrap().len()
+    match turns_after {
+        Some(after) => claim_in_turn(conn, &slots, &mut turns(after), floor)
+            .await
+            .len(),
+        None => claims::claim(conn, &claim).await.unwrap().len(),
+    }
 }
 
 #[tokio::test]
@@ -111,7 +112,7 @@ async fn a_look_from_a_floor_does_not_pass_over_what_is_done() {
     assert_eq!(from.runs.from, floor);
     assert_eq!(from.events.from, floor, "there is none: from now on");
 
-    for turns in [None, Some(("", ""))] {
+    for turns in [None, BEGINNING] {
         let look = async |floor: Floor, conn: &mut PgConnection| {
             blocks(conn, async |conn| {
                 assert_eq!(claims(conn, turns, floor).await, 1);

@@ -32,6 +32,7 @@ const BY_INDEX: &[(&str, &str)] = &[
     ("acting::due", "workflow_runs_actions"),
     ("claims::claim", "deliveries_due"),
     ("claims::claim", "deliveries_turns"),
+    ("turns::due", "deliveries_turns"),
     ("claims::claim", "preferences_pkey"),
     ("deliveries::plan", "preferences_pkey"),
     ("healing::walk", "workflow_runs_live"),

@@ -24,6 +24,7 @@ pub mod notify;
 pub mod run;
 #[cfg(test)]
 mod tests;
+pub mod turns;
 pub mod wait;
 
 pub use attempt::{AttemptResult, Budget, DeliveryStatus, Settled};

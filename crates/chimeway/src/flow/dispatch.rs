@@ -1,8 +1,8 @@
 //! The Inline dispatcher: the handlers that a fleet would run, run in this process until nothing is due.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 
 use super::{
@@ -18,10 +18,14 @@ use super::{
     session::Sessions,
     sweep,
 };
-use crate::store::{
-    StoreResult,
-    claims::{self, Claim},
-    due::Floor,
+use crate::{
+    engine::turns::{Slots, Turns},
+    store::{
+        StoreResult,
+        claims::{self, Claim, ClaimedRow},
+        due::Floor,
+        turns,
+    },
 };
 
 /// How many deliveries one round claims.
@@ -108,13 +112,13 @@ async fn round(core: &Core, sessions: &Sessions) -> StoreResult<Settled> {
 }
 
 async fn send_due(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
-    let mut claims = claim(core, sessions, Which::at_most(CLAIM)).await?;
-    claims.extend(claim(core, sessions, Which::at_most(1).isolated()).await?);
+    let mut claims = claim(core, sessions, &Which::at_most(CLAIM), None).await?;
+    claims.extend(claim(core, sessions, &Which::at_most(1).alone(), None).await?);
     let needs = deliver::needs_of(core, sessions, &claims).await?;
     let (mut results, mut back) = (vec![], vec![]);
     for claimed in claims {
         match deliver::deliver(core, &claimed, &needs).await {
-            Delivery::Attempted(attempted) => results.push(*attempted),
+            Delivery::Attempted(attempted) => results.push(Arc::from(attempted)),
             Delivery::TooLate => back.push(claimed.reference()),
         }
     }
@@ -126,7 +130,11 @@ async fn send_due(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
 
 /// Records results; those whose rows another session holds once more, for about a second. After that
 /// their leases end.
-async fn record(core: &Core, sessions: &Sessions, mut results: Vec<Attempted>) -> StoreResult<()> {
+async fn record(
+    core: &Core,
+    sessions: &Sessions,
+    mut results: Vec<Arc<Attempted>>,
+) -> StoreResult<()> {
     for _ in 0..RECORD_TRIES {
         let recorded = batch::commit(sessions, &Record { core }, results.clone()).await?;
         let mut recorded = Recorded::all(recorded);
@@ -148,55 +156,55 @@ async fn record(core: &Core, sessions: &Sessions, mut results: Vec<Attempted>) -
 /// Which deliveries are claimed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Which {
-    pub(super) limit: i64,
-    /// At most so many over one channel.
-    pub(super) per_channel: i64,
-    /// Channels over which there are fewer, or none.
-    pub(super) left: BTreeMap<String, i64>,
+    /// How many.
+    pub(super) slots: Slots,
     /// Only those whose workers died repeatedly.
     pub(super) isolated: bool,
-    /// Tenants and channels take turns, after this pair.
-    pub(super) turns_after: Option<(String, String)>,
     /// Only what is due since then, or later.
     pub(super) floor: Floor,
 }
 
 impl Which {
     pub(super) fn at_most(limit: i64) -> Self {
-        Self {
-            limit,
+        let slots = Slots {
+            free: limit,
             per_channel: limit,
+            ..Slots::default()
+        };
+        Self {
+            slots,
             ..Self::default()
         }
     }
 
-    pub(super) fn isolated(self) -> Self {
-        Self {
-            isolated: true,
-            turns_after: None,
-            ..self
-        }
+    /// One of those whose workers died repeatedly.
+    pub(super) fn alone(mut self) -> Self {
+        self.slots.free = 1;
+        self.isolated = true;
+        self
     }
 }
 
-/// Claims due deliveries: durable when it returns, and so before the first of them is sent.
+/// Claims due deliveries, the earliest ones, or those whose turn it is: durable when it returns, and so before the
+/// first of them is sent.
 pub(super) async fn claim(
     core: &Core,
     sessions: &Sessions,
-    which: Which,
+    which: &Which,
+    turns: Option<&mut InTurn>,
 ) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
+    if let Some(turns) = &turns
+        && turns.is_over(&which.slots)
+    {
+        return Ok(vec![]);
+    }
     let claim = Claim {
         owner: &core.worker,
-        limit: which.limit,
         lease: core.timing.lease,
-        per_channel: which.per_channel,
-        left: &which.left,
+        slots: &which.slots,
         isolated: which.isolated,
-        turns_after: which
-            .turns_after
-            .as_ref()
-            .map(|(tenant, channel)| (tenant.as_str(), channel.as_str())),
+        shares: None,
         floor: which.floor,
     };
     let work = sessions.bounded();
@@ -205,7 +213,10 @@ pub(super) async fn claim(
         core.outage.connected(asked);
         let mut tx = session.begin().await?;
         let began = Instant::now();
-        let rows = claims::claim(&mut tx, &claim).await?;
+        let rows = match turns {
+            Some(turns) => turns.claim(&mut tx, claim).await?,
+            None => claims::claim(&mut tx, &claim).await?,
+        };
         tx.commit().await?;
         metrics::claimed(began.elapsed());
         StoreResult::Ok(rows)
@@ -219,6 +230,56 @@ pub(super) async fn claim(
     let mut claimed: Vec<Claimed> = rows.into_iter().map(claimed).collect();
     address_book::consult(core, &mut claimed);
     Ok(claimed)
+}
+
+/// Whose turn it is, as far as a process knows.
+pub(super) struct InTurn {
+    turns: Turns,
+    began: Instant,
+}
+
+impl InTurn {
+    pub(super) fn new() -> Self {
+        Self {
+            turns: Turns::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Whether nobody is known whose turn it could be.
+    fn is_over(&self, slots: &Slots) -> bool {
+        self.turns.is_over(slots, self.began.elapsed())
+    }
+
+    /// Claims of those whose turn it is. Where they turn out to have nothing left, it is looked who has.
+    async fn claim(
+        &mut self,
+        conn: &mut PgConnection,
+        claim: Claim<'_>,
+    ) -> StoreResult<Vec<ClaimedRow>> {
+        let slots = claim.slots;
+        let mut looks = self.turns.is_stale(slots, self.began.elapsed());
+        loop {
+            if looks {
+                let found = turns::due(conn, self.turns.last(), slots, claim.floor).await?;
+                self.turns.found(found, slots, self.began.elapsed());
+            }
+            let shares = self.turns.shares(slots);
+            let mut rows = vec![];
+            if !shares.is_empty() {
+                let shares = Some(shares.as_slice());
+                rows = claims::claim(conn, &Claim { shares, ..claim }).await?;
+            }
+            let taken = rows
+                .iter()
+                .map(|it| (it.tenant.as_str(), it.channel.as_str()));
+            self.turns.took(&shares, taken, slots);
+            if looks || !rows.is_empty() {
+                return Ok(rows);
+            }
+            looks = true;
+        }
+    }
 }
 
 /// Gives claims back: due again, nothing counted.

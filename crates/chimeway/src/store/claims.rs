@@ -1,13 +1,16 @@
 //! Claims: a worker's hold on a delivery, from taking it up to its record, its hand-back or the end of its lease.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::{StoreResult, deliveries::interval, due::Floor, json::Kept};
 use crate::{
-    engine::attempt::CRASHES_BEFORE_ISOLATION,
+    engine::{
+        attempt::CRASHES_BEFORE_ISOLATION,
+        turns::{Share, Slots},
+    },
     ids::{
         AttemptNumber, ClaimNo, DefinitionId, DeliveryId, EventId, NotificationId, RunId, StepId,
         Visit,
@@ -19,19 +22,14 @@ use crate::{
 pub struct Claim<'a> {
     /// The worker process.
     pub owner: &'a str,
-    /// At most so many.
-    pub limit: i64,
     /// For how long.
     pub lease: Duration,
-    /// At most so many over one channel.
-    pub per_channel: i64,
-    /// Channels over which there are fewer, or none: some of their slots are taken, or all.
-    pub left: &'a BTreeMap<String, i64>,
+    /// At most so many.
+    pub slots: &'a Slots,
     /// Only those whose workers died repeatedly; else only the others.
     pub isolated: bool,
-    /// Where not the earliest ones are claimed but tenants and channels take turns: the pair that had
-    /// the last turn; two empty texts for the beginning.
-    pub turns_after: Option<(&'a str, &'a str)>,
+    /// Of these tenants and channels, so many each; `None`: the earliest of all.
+    pub shares: Option<&'a [Share]>,
     /// Only what is due since then, or later.
     pub floor: Floor,
 }
@@ -91,9 +89,6 @@ pub struct ClaimedRow {
     pub disabled_categories: Option<Vec<String>>,
     /// A try whose worker seemed to have vanished had succeeded after all.
     pub delivered: bool,
-    /// Where tenants and channels take turns: the place of this one's pair after the pair that had the last
-    /// turn. `None` where pairs before it had something due, and nothing was taken of one of them.
-    pub turn: Option<i32>,
     /// When it was due.
     pub due_at: DateTime<Utc>,
     /// The database's now, when it was claimed.
@@ -103,158 +98,65 @@ pub struct ClaimedRow {
 /// Claims due deliveries: status dispatched, fence raised, try counted, lease begun. Rows that another
 /// session holds are passed over.
 ///
-/// The earliest ones come first; or tenants and channels take turns (`turns_after`), each pair an equal
-/// share, after the last one the first one again. Pairs are found by skipping through an index, at most
-/// 1,000 a claim: it costs the same however much one tenant has that is late, or a channel whose slots are
-/// taken. One claim fills several channels, each as far as its slots go; what it had to lock beyond that is
-/// free again when it commits.
+/// The earliest ones, for each channel as far as its slots go: what had to be locked beyond that is free again when
+/// this commits. Or those of given tenants and channels, the earliest of each: that costs the same however much one
+/// tenant has that is late, or a channel whose slots are taken.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn claim(conn: &mut PgConnection, claim: &Claim<'_>) -> StoreResult<Vec<ClaimedRow>> {
-    let (channels, left): (Vec<String>, Vec<i64>) = claim.left.clone().into_iter().unzip();
-    let taken = claim.left.iter().filter(|(_, left)| **left <= 0);
-    let taken: Vec<String> = taken.map(|(channel, _)| channel.clone()).collect();
+    let slots = claim.slots;
+    let taken: Vec<String> = slots.taken().into_iter().collect();
+    let (channels, left): (Vec<String>, Vec<i64>) = slots.left.clone().into_iter().unzip();
+    let shares = claim.shares.unwrap_or_default();
     Ok(sqlx::query_as!(
         ClaimedRow,
         r#"-- claims::claim
-with recursive moment as materialized (
+with moment as materialized (
     -- Once: every call takes as long as a look at an index.
     select chimeway.now() as now
-), pairs (tenant_id, channel, again, is_due, due_pairs, steps) as (
-    select first.tenant_id, first.channel, first.again, d.is_due, d.is_due::int, 1
-    from (
-        select * from (
-            (
-                select tenant_id collate "C" as tenant_id, channel collate "C" as channel, false as again
-                from chimeway.deliveries
-                where $7 and next_attempt_at is not null and next_attempt_at >= coalesce($13, timestamptz '-infinity') and crashes >= 0
-                    and (tenant_id collate "C", channel collate "C") > ($8::text collate "C", $9::text collate "C")
-                order by tenant_id collate "C", channel collate "C"
-                limit 1
-            )
-            union all
-            (
-                select tenant_id collate "C", channel collate "C", true
-                from chimeway.deliveries
-                where $7 and next_attempt_at is not null and next_attempt_at >= coalesce($13, timestamptz '-infinity') and crashes >= 0
-                order by tenant_id collate "C", channel collate "C"
-                limit 1
-            )
-        ) ahead
-        order by again
-        limit 1
-    ) first
-    cross join lateral (
-        -- Not `exists`, for which the planner may read all that is due into a table first.
-        select first.channel <> all($4) and coalesce((
-            select true from chimeway.deliveries d
-            where d.tenant_id collate "C" = first.tenant_id and d.channel collate "C" = first.channel
-                and d.next_attempt_at is not null and d.crashes >= 0
-                and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
-                and d.status in ('pending', 'failed')
-            limit 1
-        ), false) as is_due
-    ) d
-    union all
-    select next.tenant_id, next.channel, next.again, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1
-    from pairs p
-    cross join lateral (
-        select * from (
-            (
-                select d.tenant_id collate "C" as tenant_id, d.channel collate "C" as channel, p.again
-                from chimeway.deliveries d
-                where d.next_attempt_at is not null and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.crashes >= 0
-                    and (d.tenant_id collate "C", d.channel collate "C") > (p.tenant_id, p.channel)
-                order by d.tenant_id collate "C", d.channel collate "C"
-                limit 1
-            )
-            union all
-            -- After the last one comes the first one again.
-            (
-                select d.tenant_id collate "C", d.channel collate "C", true
-                from chimeway.deliveries d
-                where not p.again and d.next_attempt_at is not null and d.next_attempt_at >= coalesce($13, timestamptz '-infinity')
-                    and d.crashes >= 0
-                order by d.tenant_id collate "C", d.channel collate "C"
-                limit 1
-            )
-        ) ahead
-        order by again
-        limit 1
-    ) next
-    cross join lateral (
-        select next.channel <> all($4) and coalesce((
-            select true from chimeway.deliveries d
-            where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
-                and d.next_attempt_at is not null and d.crashes >= 0
-                and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
-                and d.status in ('pending', 'failed')
-            limit 1
-        ), false) as is_due
-    ) d
-    where p.due_pairs < $1::bigint and p.steps < 1000
-        -- Once round: to the one that had the last turn.
-        and (not next.again or (next.tenant_id, next.channel) <= ($8::text collate "C", $9::text collate "C"))
-), shares as materialized (
-    -- No more is locked than can be taken: as much for each pair, and for those of one channel as it has slots.
-    select p.tenant_id, p.channel, p.steps,
-        greatest(1, least(
-            ceil($1::bigint::numeric / max(p.due_pairs) over ()),
-            ceil(coalesce(slots.free, $12::bigint)::numeric / count(*) over (partition by p.channel))
-        ))::bigint as share
-    from pairs p
-    left join unnest($10::text[], $11::bigint[]) as slots (channel, free) on slots.channel = p.channel
-    where p.is_due
-), due as materialized (
-    select earliest.id, earliest.channel, 0 as turn, row_number() over () as place from (
+), earliest as materialized (
+    select id, channel, row_number() over () as place from (
         select id, channel
         from chimeway.deliveries
         -- Not `status in ('pending', 'failed')`, which says the same of what is due: the planner takes that for
         -- rare, then reads and sorts all that is due instead of the first of it. So it would by the index for turns,
         -- where statistics say that nothing is due: that index asks for `crashes >= 0`, which is not said here.
-        where not $7 and next_attempt_at is not null and next_attempt_at >= coalesce($13, timestamptz '-infinity')
+        where $7 and next_attempt_at is not null and next_attempt_at >= coalesce($14, timestamptz '-infinity')
             and next_attempt_at <= (select now from moment)
             and status <> 'dispatched'
             and (crashes >= $6) = $5
             and channel <> all($4)
         order by next_attempt_at
-        limit least($1::bigint, $12::bigint)
+        limit least($1::bigint, $13::bigint)
         for no key update skip locked
-    ) earliest
-    union all
-    select share.id, share.channel, share.turn, row_number() over () from (
-        select d.id, p.channel, p.steps as turn
-        from shares p
-        cross join lateral (
-            select d.id
-            from chimeway.deliveries d
-            where d.tenant_id collate "C" = p.tenant_id and d.channel collate "C" = p.channel
-                and d.next_attempt_at is not null and d.crashes >= 0
-                and d.next_attempt_at >= coalesce($13, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
-                and d.status in ('pending', 'failed')
-                and (d.crashes >= $6) = $5
-            order by d.next_attempt_at
-            limit p.share
-            for no key update skip locked
-        ) d
-        order by p.steps
-        limit $1
-    ) share
-), fits as materialized (
-    select due.id, due.turn, due.nth <= coalesce(slots.free, $12::bigint) as fits
-    from (
-        select id, turn, channel, row_number() over (partition by channel order by place) as nth from due
     ) due
-    left join unnest($10::text[], $11::bigint[]) as slots (channel, free) on slots.channel = due.channel
-), passed_over (turn) as (
-    select min(turn) from (select turn from fits group by turn having not bool_or(fits)) none_taken
+), taken as materialized (
+    select nth.id
+    from (select id, channel, row_number() over (partition by channel order by place) as place from earliest) nth
+    left join unnest($11::text[], $12::bigint[]) as slots (channel, free) on slots.channel = nth.channel
+    where nth.place <= coalesce(slots.free, $13::bigint)
+    union all
+    select due.id
+    from unnest($8::text[], $9::text[], $10::bigint[]) as share (tenant_id, channel, at_most)
+    cross join lateral (
+        select d.id
+        from chimeway.deliveries d
+        where d.tenant_id collate "C" = share.tenant_id and d.channel collate "C" = share.channel
+            and d.next_attempt_at is not null and d.crashes >= 0
+            and d.next_attempt_at >= coalesce($14, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
+            and d.status in ('pending', 'failed')
+            and (d.crashes >= $6) = $5
+        order by d.next_attempt_at
+        limit share.at_most
+        for no key update skip locked
+    ) due
 ), claimed as (
     update chimeway.deliveries d
     set status = 'dispatched', claim_no = d.claim_no + 1, attempts = d.attempts + 1,
         lease_owner = $2, lease_until = (select now from moment) + $3
-    where d.id = any(array(select id from fits where fits))
+    where d.id = any(array(select id from taken))
     returning d.*
 )
 select
@@ -274,10 +176,8 @@ select
         where a.delivery_id = c.id and a.outcome = 'succeeded'
         offset 0
     ) as "delivered!",
-    case when f.turn < (select coalesce(turn, 1001) from passed_over) then f.turn end as "turn?",
     c.next_attempt_at as "due_at!", (select now from moment) as "now!"
 from claimed c
-join fits f on f.id = c.id
 -- By key, row by row, whatever the planner makes of a limit that it does not know: `offset 0` keeps it from
 -- reading whole tables to join them with a handful of rows.
 left join lateral (
@@ -299,18 +199,19 @@ left join lateral (
     where q.tenant_id = c.tenant_id and q.recipient = n.recipient and not q.enabled
 ) q on true
 order by c.next_attempt_at, c.id"#,
-        claim.limit,
+        slots.free,
         claim.owner,
         interval(claim.lease),
         &taken,
         claim.isolated,
         CRASHES_BEFORE_ISOLATION,
-        claim.turns_after.is_some(),
-        claim.turns_after.map_or("", |(tenant, _)| tenant),
-        claim.turns_after.map_or("", |(_, channel)| channel),
+        claim.shares.is_none(),
+        &shares.iter().map(|share| share.pair.tenant.clone()).collect::<Vec<_>>(),
+        &shares.iter().map(|share| share.pair.channel.clone()).collect::<Vec<_>>(),
+        &shares.iter().map(|share| share.at_most).collect::<Vec<_>>(),
         &channels,
         &left,
-        claim.per_channel,
+        slots.per_channel,
         claim.floor,
     )
     .fetch_all(conn)

@@ -48,6 +48,7 @@ pub mod state_changes;
 pub mod templates;
 pub mod tokens;
 pub mod transitions;
+pub mod turns;
 pub mod workflow_rows;
 pub mod workflows;
 

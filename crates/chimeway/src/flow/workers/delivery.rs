@@ -1,7 +1,7 @@
 //! The delivery queue: a task is one claimed delivery.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,12 +12,12 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::floor::Known;
 use crate::{
-    engine::attempt::CRASHES_BEFORE_ISOLATION,
+    engine::{attempt::CRASHES_BEFORE_ISOLATION, turns::Slots},
     flow::{
         Core, Point,
         commit::Stage,
         deliver::{self, Claimed, Delivery},
-        dispatch::{self, Which},
+        dispatch::{self, InTurn, Which},
         metrics,
         session::Sessions,
         sweep,
@@ -47,12 +47,11 @@ pub(super) struct Deliveries {
     stage: Stage,
     limit: usize,
     state: Mutex<State>,
+    /// Whose turn it is; only claims ask, and one at a time.
+    turns: tokio::sync::Mutex<InTurn>,
     /// No channel is full any more.
     freed: Notify,
 }
-
-/// A tenant and a channel.
-type Turn = (String, String);
 
 /// What this process holds.
 #[derive(Default)]
@@ -79,8 +78,6 @@ struct State {
     away: bool,
     /// What was claimed last had been due for long: there is more than can be sent at once.
     late: bool,
-    /// Where tenants and channels take turns: who had the last one.
-    last_turn: Turn,
 }
 
 impl Deliveries {
@@ -91,6 +88,7 @@ impl Deliveries {
             stage,
             limit,
             state: Mutex::default(),
+            turns: tokio::sync::Mutex::new(InTurn::new()),
             freed: Notify::new(),
         }
     }
@@ -167,42 +165,36 @@ impl Deliveries {
 
     /// Claims for up to `free` slots, for each channel as many as it has left.
     async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
-        let (which, isolated) = {
+        let (which, in_turn, isolated) = {
             let cap = self.channel_cap();
             let mut state = self.state();
             // Past a channel whose slots are taken turns lead as well: its late rows cost nothing then.
-            let turns = state.late || !state.full.is_empty();
+            let in_turn = state.late || !state.full.is_empty();
             let left = |(channel, taken): (&String, &usize)| {
                 (channel.clone(), count(cap.saturating_sub(*taken)))
             };
-            let left: BTreeMap<String, i64> = state.in_flight.iter().map(left).collect();
-            // This claim is for the free ones.
-            state
-                .full
-                .retain(|channel, _| left.get(channel) == Some(&0));
-            let which = Which {
-                limit: count(free),
+            let slots = Slots {
+                free: count(free),
                 per_channel: count(cap),
-                left,
+                left: state.in_flight.iter().map(left).collect(),
+            };
+            // This claim is for the free ones.
+            state.full.retain(|channel, _| slots.over(channel) == 0);
+            let which = Which {
+                slots,
                 isolated: false,
-                turns_after: turns.then(|| state.last_turn.clone()),
                 floor: state.known.floor(),
             };
-            (which, state.isolated)
+            (which, in_turn, state.isolated)
         };
-        let mut claimed = self.claim_which(which.clone()).await?;
+        let mut claimed = self.claim_which(&which, in_turn).await?;
         // Far apart are those who have something due: nobody may wait for a turn that does not come.
-        if claimed.is_empty() && which.turns_after.is_some() && self.looks_far() {
-            let earliest = Which {
-                turns_after: None,
-                ..which.clone()
-            };
-            claimed = self.claim_which(earliest).await?;
+        if claimed.is_empty() && in_turn && self.looks_far() {
+            claimed = self.claim_which(&which, false).await?;
         }
         let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
-            let alone = Which { limit: 1, ..which }.isolated();
-            match dispatch::claim(&self.core, &self.sessions, alone).await {
+            match dispatch::claim(&self.core, &self.sessions, &which.alone(), None).await {
                 Ok(rows) => claimed.extend(self.register(rows, true)),
                 // What was claimed before is begun all the same.
                 Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
@@ -212,20 +204,14 @@ impl Deliveries {
         Ok(claimed)
     }
 
-    /// Claims, and remembers how late that was and who had the last turn.
-    async fn claim_which(&self, which: Which) -> StoreResult<Vec<ClaimRef>> {
-        let rows = dispatch::claim(&self.core, &self.sessions, which).await?;
+    /// Claims, and remembers how late that was.
+    async fn claim_which(&self, which: &Which, in_turn: bool) -> StoreResult<Vec<ClaimRef>> {
+        let mut turns = self.turns.lock().await;
+        let turns = in_turn.then_some(&mut *turns);
+        let rows = dispatch::claim(&self.core, &self.sessions, which, turns).await?;
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
-        let turns = rows.iter().filter_map(|one| Some((one.row.turn?, one)));
-        let last = turns.max_by_key(|(turn, _)| *turn);
-        {
-            let mut state = self.state();
-            if let Some(lateness) = lateness {
-                state.late = lateness > LATE;
-            }
-            if let Some((_, last)) = last {
-                state.last_turn = (last.row.tenant.clone(), last.row.channel.clone());
-            }
+        if let Some(lateness) = lateness {
+            self.state().late = lateness > LATE;
         }
         Ok(self.register(rows, false))
     }

@@ -1,0 +1,374 @@
+//! Whose turn it is: how much of which tenant and channel is sent next, where more is due than can be sent at once.
+//!
+//! Each pair of a tenant and a channel has an equal share, and after the last pair the first one comes again. Which
+//! pairs have something due is found out now and then, and not for every claim: see [`Turns::is_stale`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+/// For how many pairs ahead it is found out that something is due.
+pub const AHEAD: usize = 50;
+/// How long that is believed.
+const FRESH: Duration = Duration::from_millis(100);
+/// The same where slots are left over, which somebody new could have.
+const FRESH_IF_SHORT: Duration = Duration::from_millis(10);
+
+/// A tenant and a channel; two empty texts before the first one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pair {
+    /// Whose messages.
+    pub tenant: String,
+    /// Over which channel.
+    pub channel: String,
+}
+
+/// What a pair may have of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Whose it is.
+    pub pair: Pair,
+    /// At least one.
+    pub at_most: i64,
+}
+
+/// What there is to share.
+#[derive(Debug, Clone, Default)]
+pub struct Slots {
+    /// So many in all.
+    pub free: i64,
+    /// At most so many over one channel.
+    pub per_channel: i64,
+    /// Channels over which there are fewer, or none: some of their slots are taken, or all.
+    pub left: BTreeMap<String, i64>,
+}
+
+impl Slots {
+    /// How many there are over a channel.
+    #[must_use]
+    pub fn over(&self, channel: &str) -> i64 {
+        let left = self.left.get(channel).copied();
+        left.unwrap_or(self.per_channel).max(0)
+    }
+
+    /// Channels over which there are none.
+    #[must_use]
+    pub fn taken(&self) -> BTreeSet<String> {
+        let taken = self.left.iter().filter(|(_, left)| **left <= 0);
+        taken.map(|(channel, _)| channel.clone()).collect()
+    }
+}
+
+/// The order of turns, as far as it is known. Instants are durations since some beginning, by a clock that only goes
+/// forward.
+#[derive(Debug, Default)]
+pub struct Turns {
+    /// Pairs with something due, in the order of their turns.
+    ahead: VecDeque<Pair>,
+    /// These are all there are: after the last one comes the first one again.
+    all: bool,
+    /// Who had the last turn.
+    last: Pair,
+    found_at: Option<Duration>,
+    /// Over these channels there was no slot, and nobody was looked for.
+    without: BTreeSet<String>,
+    /// The last claim did not fill all slots.
+    short: bool,
+}
+
+impl Turns {
+    /// Nobody is known yet; this one had the last turn.
+    #[must_use]
+    pub fn after(last: Pair) -> Self {
+        Self {
+            last,
+            ..Self::default()
+        }
+    }
+
+    /// Who had the last turn.
+    #[must_use]
+    pub fn last(&self) -> &Pair {
+        &self.last
+    }
+
+    /// Whether it has to be found out anew who has something due.
+    #[must_use]
+    pub fn is_stale(&self, slots: &Slots, now: Duration) -> bool {
+        let fresh = match self.short {
+            true => FRESH_IF_SHORT,
+            false => FRESH,
+        };
+        let expired = |at| now.saturating_sub(at) >= fresh;
+        (self.ahead.is_empty() && self.without.is_empty())
+            || self.found_at.is_none_or(expired)
+            || self.without.iter().any(|channel| slots.over(channel) > 0)
+    }
+
+    /// Whether nobody whose turn it could be is known, and that was found out just now.
+    #[must_use]
+    pub fn is_over(&self, slots: &Slots, now: Duration) -> bool {
+        !self.is_stale(slots, now) && self.shares(slots).is_empty()
+    }
+
+    /// These have something due, in their order after [`Turns::last`], over channels that have a slot; fewer
+    /// than [`AHEAD`] are all there are.
+    pub fn found(&mut self, pairs: Vec<Pair>, slots: &Slots, now: Duration) {
+        self.all = pairs.len() < AHEAD;
+        self.ahead = pairs.into();
+        self.found_at = Some(now);
+        self.without = slots.taken();
+    }
+
+    /// Shares for those whose turn it is: equal ones, as far as the slots of their channels go. Who is passed over
+    /// for want of slots comes next.
+    #[must_use]
+    pub fn shares(&self, slots: &Slots) -> Vec<Share> {
+        let mut over: HashMap<&str, (i64, i64)> = HashMap::new();
+        for pair in &self.ahead {
+            let (pairs, _) = over
+                .entry(&pair.channel)
+                .or_insert_with(|| (0, slots.over(&pair.channel)));
+            *pairs += 1;
+        }
+        let in_turn = self.ahead.iter().filter(|it| slots.over(&it.channel) > 0);
+        let equal = parts(slots.free, count(in_turn.count()));
+        let equal_over: HashMap<&str, i64> = over
+            .iter()
+            .map(|(channel, (pairs, left))| (*channel, parts(*left, *pairs).min(equal)))
+            .collect();
+        let mut free = slots.free;
+        let mut shares = vec![];
+        for pair in &self.ahead {
+            let Some((_, left)) = over.get_mut(pair.channel.as_str()) else {
+                continue;
+            };
+            let at_most = equal_over[pair.channel.as_str()].min(*left).min(free);
+            if at_most > 0 {
+                *left -= at_most;
+                free -= at_most;
+                let pair = pair.clone();
+                shares.push(Share { pair, at_most });
+            }
+        }
+        shares
+    }
+
+    /// What came of these shares. Who had less than its share has nothing more; the others come again after all
+    /// the rest.
+    pub fn took<'a>(
+        &mut self,
+        shares: &[Share],
+        taken: impl IntoIterator<Item = (&'a str, &'a str)>,
+        slots: &Slots,
+    ) {
+        let mut of_pair: HashMap<(&str, &str), i64> = HashMap::new();
+        for pair in taken {
+            *of_pair.entry(pair).or_default() += 1;
+        }
+        self.short = of_pair.values().sum::<i64>() < slots.free;
+        // Up to the first one that was passed over.
+        let first = self.ahead.iter().zip(shares);
+        let served = first.take_while(|(pair, share)| **pair == share.pair);
+        if let Some((last, _)) = served.last() {
+            self.last = last.clone();
+        }
+        let mut shares: HashMap<&Pair, i64> = shares
+            .iter()
+            .map(|share| (&share.pair, share.at_most))
+            .collect();
+        let (mut ahead, mut again) = (VecDeque::new(), vec![]);
+        for pair in self.ahead.drain(..) {
+            match shares.remove(&pair) {
+                None => ahead.push_back(pair),
+                Some(at_most) => {
+                    let of = (pair.tenant.as_str(), pair.channel.as_str());
+                    let full = of_pair.get(&of).is_some_and(|took| *took >= at_most);
+                    if full && self.all {
+                        again.push(pair);
+                    }
+                }
+            }
+        }
+        ahead.extend(again);
+        self.ahead = ahead;
+    }
+}
+
+/// The equal parts of so many, rounded up.
+fn parts(of: i64, among: i64) -> i64 {
+    match among {
+        ..=0 => 0,
+        _ => (of.max(0) + among - 1) / among,
+    }
+}
+
+fn count(of: usize) -> i64 {
+    i64::try_from(of).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(7);
+
+    fn pair(text: &str) -> Pair {
+        let (tenant, channel) = text.split_once(' ').unwrap_or_default();
+        Pair {
+            tenant: tenant.to_owned(),
+            channel: channel.to_owned(),
+        }
+    }
+
+    fn pairs(texts: &[&str]) -> Vec<Pair> {
+        texts.iter().map(|text| pair(text)).collect()
+    }
+
+    fn slots(free: i64, per_channel: i64, left: &[(&str, i64)]) -> Slots {
+        let left = left
+            .iter()
+            .map(|(channel, left)| ((*channel).into(), *left));
+        Slots {
+            free,
+            per_channel,
+            left: left.collect(),
+        }
+    }
+
+    fn knowing(texts: &[&str], slots: &Slots) -> Turns {
+        let mut turns = Turns::default();
+        turns.found(pairs(texts), slots, NOW);
+        turns
+    }
+
+    /// What a claim takes where everybody has very much: `<tenant> <channel> <how many>`.
+    fn claim(turns: &mut Turns, slots: &Slots) -> String {
+        let shares = turns.shares(slots);
+        let taken = shares.iter().flat_map(|share| {
+            let pair = (share.pair.tenant.as_str(), share.pair.channel.as_str());
+            std::iter::repeat_n(pair, usize::try_from(share.at_most).unwrap())
+        });
+        turns.took(&shares, taken, slots);
+        said(&shares)
+    }
+
+    fn said(shares: &[Share]) -> String {
+        let said = shares
+            .iter()
+            .map(|Share { pair, at_most }| format!("{} {} {at_most}", pair.tenant, pair.channel));
+        said.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn shares_are_equal() {
+        let slots = slots(10, 10, &[]);
+        let mut turns = knowing(&["a email", "b email", "b in_app", "c email"], &slots);
+        assert_eq!(
+            claim(&mut turns, &slots),
+            "a email 3, b email 3, b in_app 3, c email 1"
+        );
+    }
+
+    #[test]
+    fn after_the_last_one_the_first_one_comes_again() {
+        let slots = slots(2, 2, &[]);
+        let mut turns = knowing(&["a email", "b email", "c email"], &slots);
+        assert_eq!(claim(&mut turns, &slots), "a email 1, b email 1");
+        assert_eq!(turns.last(), &pair("b email"));
+        assert_eq!(claim(&mut turns, &slots), "c email 1, a email 1");
+        assert_eq!(claim(&mut turns, &slots), "b email 1, c email 1");
+    }
+
+    #[test]
+    fn a_channel_has_no_more_than_its_slots() {
+        let slots = slots(10, 10, &[("email", 3), ("in_app", 1)]);
+        let mut turns = knowing(&["a email", "b email", "b in_app", "c email"], &slots);
+        assert_eq!(
+            claim(&mut turns, &slots),
+            "a email 1, b email 1, b in_app 1, c email 1"
+        );
+    }
+
+    #[test]
+    fn who_is_passed_over_for_want_of_slots_is_next() {
+        let one = slots(5, 5, &[("email", 1)]);
+        let known = ["a email", "b email", "b in_app", "c email", "c in_app"];
+        let mut turns = knowing(&known, &one);
+        assert_eq!(claim(&mut turns, &one), "a email 1, b in_app 1, c in_app 1");
+        assert_eq!(turns.last(), &pair("a email"), "b's email was passed over");
+        assert_eq!(claim(&mut turns, &one), "b email 1, b in_app 1, c in_app 1");
+        assert_eq!(claim(&mut turns, &one), "c email 1, b in_app 1, c in_app 1");
+    }
+
+    #[test]
+    fn who_has_less_than_its_share_has_no_more_turns() {
+        let slots = slots(4, 4, &[]);
+        let mut turns = knowing(&["a email", "b email"], &slots);
+        let shares = turns.shares(&slots);
+        assert_eq!(said(&shares), "a email 2, b email 2");
+        turns.took(
+            &shares,
+            [("a", "email"), ("a", "email"), ("b", "email")],
+            &slots,
+        );
+        assert_eq!(claim(&mut turns, &slots), "a email 4");
+    }
+
+    #[test]
+    fn where_there_may_be_more_each_one_has_one_turn() {
+        let slots = slots(200, 200, &[]);
+        let known: Vec<String> = (0..AHEAD).map(|n| format!("t{n} email")).collect();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let mut turns = knowing(&known, &slots);
+        assert!(!turns.is_stale(&slots, NOW));
+        claim(&mut turns, &slots);
+        assert_eq!(turns.last(), &pair(known[AHEAD - 1]));
+        assert!(turns.is_stale(&slots, NOW));
+    }
+
+    #[test]
+    fn what_was_found_is_believed_for_a_tenth_of_a_second() {
+        let all = slots(2, 2, &[]);
+        let now = NOW;
+        let mut turns = Turns::default();
+        assert!(turns.is_stale(&all, now));
+        turns.found(pairs(&["a email"]), &all, now);
+        claim(&mut turns, &all);
+        assert!(!turns.is_stale(&all, now + Duration::from_millis(99)));
+        assert!(turns.is_stale(&all, now + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn where_slots_are_left_over_it_is_found_out_sooner_who_is_new() {
+        let some = slots(4, 2, &[]);
+        let now = NOW;
+        let mut turns = Turns::default();
+        turns.found(pairs(&["a email"]), &some, now);
+        assert_eq!(claim(&mut turns, &some), "a email 2");
+        assert!(!turns.is_stale(&some, now + Duration::from_millis(9)));
+        assert!(turns.is_stale(&some, now + Duration::from_millis(10)));
+    }
+
+    /// Where a channel's slots are all taken it is looked past it now and then, and not for each claim.
+    #[test]
+    fn that_nobody_else_has_something_is_believed_for_a_while() {
+        let without = slots(4, 4, &[("in_app", 0)]);
+        let now = NOW;
+        let mut turns = Turns::default();
+        turns.found(vec![], &without, now);
+        assert!(!turns.is_stale(&without, now + Duration::from_millis(9)));
+        assert!(turns.is_stale(&without, now + Duration::from_millis(100)));
+        turns.found(vec![], &slots(4, 4, &[]), now);
+        assert!(turns.is_stale(&slots(4, 4, &[]), now));
+    }
+
+    #[test]
+    fn a_channel_that_has_slots_again_is_looked_for_at_once() {
+        let without = slots(4, 4, &[("in_app", 0)]);
+        let turns = knowing(&["a email"], &without);
+        assert!(!turns.is_stale(&without, NOW));
+        assert!(turns.is_stale(&slots(4, 4, &[]), NOW));
+    }
+}
