@@ -28,7 +28,7 @@ const GATHER: Duration = Duration::from_millis(5);
 const HELD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 struct Entry {
-    attempted: Attempted,
+    attempted: Arc<Attempted>,
     /// How often another session held its row.
     held: u32,
     done: oneshot::Sender<()>,
@@ -54,7 +54,7 @@ impl Stage {
     pub(super) async fn record(&self, attempted: Attempted) {
         let (done, recorded) = oneshot::channel();
         let entry = Entry {
-            attempted,
+            attempted: Arc::new(attempted),
             held: 0,
             done,
         };
@@ -76,7 +76,8 @@ async fn run(
     while gathered.recv_many(&mut batch, BATCH).await > 0 {
         gather(&mut gathered, &mut batch, until, enough.min(BATCH)).await;
         let began = Instant::now();
-        let results: Vec<Attempted> = batch.iter().map(|entry| entry.attempted.clone()).collect();
+        let results: Vec<Arc<Attempted>> =
+            batch.iter().map(|it| Arc::clone(&it.attempted)).collect();
         // A panic is a bug of ours. It must not end the stage, on which every send of this process
         // depends; and it takes at most the result it is about, whose lease then ends.
         let held = match without_panic(record_all(&core, &sessions, &results)).await {
@@ -140,7 +141,11 @@ async fn without_panic<T>(recording: impl Future<Output = T>) -> Option<T> {
 ///
 /// A connection lost at COMMIT leaves open whether it happened. Repeating is safe either way: a result
 /// that is there is not written again, for its fence is no longer held.
-async fn record_all(core: &Core, sessions: &Sessions, results: &[Attempted]) -> HashSet<ClaimRef> {
+async fn record_all(
+    core: &Core,
+    sessions: &Sessions,
+    results: &[Arc<Attempted>],
+) -> HashSet<ClaimRef> {
     let mut pause = AWAY.0;
     loop {
         let began = Instant::now();

@@ -126,7 +126,8 @@ impl DueWork for Expand<'_> {
             });
             starts.push(start_of(event, actor, record, context));
         }
-        let (mut made, started) = start::start(conn, &definitions, starts).await?;
+        let (mut made, started) =
+            start::start(conn, &definitions, starts, start::Of::StoredEvents).await?;
         if let Some(now) = now {
             made.spans = spans::expanded(self.core, &started, now);
         }

@@ -43,7 +43,7 @@ pub(super) struct Writes {
     /// Actions that are to be performed before anything else happens to it.
     pub(super) execute: Option<Range<usize>>,
     context: Option<Value>,
-    status_context: Option<Value>,
+    status_context: Option<Arc<Value>>,
 }
 
 /// A run on its way through a transaction.
@@ -63,14 +63,15 @@ impl Moved {
     }
 
     /// Carries decisions out in memory.
-    pub(super) fn apply(&mut self, decisions: &[Decision], now: DateTime<Utc>) {
+    pub(super) fn apply(&mut self, decisions: Vec<Decision>, now: DateTime<Utc>) {
         for decision in decisions {
             match decision {
                 Decision::Transition(transition) => {
-                    self.run.apply(transition);
+                    self.run.apply(&transition);
+                    let activates = transition.reason == Reason::StepActivated;
                     let line = self.line(transition, now);
-                    if transition.reason != Reason::StepActivated {
-                        self.writes.status_context = Some(line.context.clone());
+                    if !activates {
+                        self.writes.status_context = Some(Arc::clone(&line.context));
                     }
                     self.writes.transitions.push(line);
                 }
@@ -82,7 +83,7 @@ impl Moved {
                 } => {
                     // What is no message to the recipient is none that they could not want.
                     let (recipient, category, unless_read) =
-                        match &self.run.definition.step(*step).kind {
+                        match &self.run.definition.step(step).kind {
                             StepKind::Notify(notify) => (
                                 Some(self.owner.actor.clone()),
                                 notify.category.as_ref(),
@@ -93,9 +94,9 @@ impl Moved {
                     self.writes.deliveries.push(NewDelivery {
                         id: DeliveryId::fresh(),
                         run: self.run.id,
-                        step: self.run.definition.step_id(*step),
-                        visit: *visit,
-                        action: i32::try_from(*action).unwrap_or(i32::MAX),
+                        step: self.run.definition.step_id(step),
+                        visit,
+                        action: i32::try_from(action).unwrap_or(i32::MAX),
                         notification: self.owner.notification,
                         tenant: self.owner.tenant.clone(),
                         channel: channel.as_str().to_owned(),
@@ -114,11 +115,11 @@ impl Moved {
                     visit,
                     assignee,
                     until,
-                } => self.ask((*step, *visit), assignee, *until, now),
+                } => self.ask((step, visit), &assignee, until, now),
                 Decision::Withdraw => self.writes.withdraw = true,
-                Decision::Execute { actions, .. } => self.writes.execute = Some(actions.clone()),
+                Decision::Execute { actions, .. } => self.writes.execute = Some(actions),
                 Decision::Remember(added) => {
-                    self.run.remember(added);
+                    self.run.remember(&added);
                     let facts = self.run.facts.as_ref();
                     self.writes.context = facts.map(|facts| facts.context.clone());
                 }
@@ -155,7 +156,7 @@ impl Moved {
         });
     }
 
-    fn line(&self, transition: &Transition, now: DateTime<Utc>) -> NewTransition {
+    fn line(&self, transition: Transition, now: DateTime<Utc>) -> NewTransition {
         NewTransition {
             run: self.run.id,
             step: self.run.definition.step_id(transition.step),
@@ -167,7 +168,7 @@ impl Moved {
             from: transition.from.map(StateName::as_str),
             to: transition.to.name().map_or("active", StateName::as_str),
             reason: transition.reason.as_str().into(),
-            context: Value::Object(transition.context.clone()),
+            context: Arc::new(Value::Object(transition.context)),
             at: now,
         }
     }
@@ -293,7 +294,7 @@ pub(super) fn ended_undecoded(row: &RunRow) -> (SavedRun, NewTransition) {
         from: StateName::parse(&row.state).map(StateName::as_str),
         to,
         reason: reason.into(),
-        context: Value::Object(serde_json::Map::new()),
+        context: Arc::new(Value::Object(serde_json::Map::new())),
         at: row.now,
     };
     (saved, line)

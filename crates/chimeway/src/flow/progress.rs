@@ -147,7 +147,7 @@ impl Locked {
             self.heard.push(*signal);
         }
         let before = self.spans.is_some().then(|| self.moved.run.clone());
-        self.moved.apply(&decisions, self.now);
+        self.moved.apply(decisions, self.now);
         if let (Some(spans), Some(before)) = (&mut self.spans, before) {
             let times = (self.started_at, self.now);
             spans.extend(spans::moved(&before, &self.moved.run, input, times));

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -196,10 +197,10 @@ impl Recorded {
 }
 
 impl Work for Record<'_> {
-    type Item = Attempted;
+    type Item = Arc<Attempted>;
     type Output = Recorded;
 
-    async fn run(&self, conn: &mut PgConnection, items: &[Attempted]) -> StoreResult<Recorded> {
+    async fn run(&self, conn: &mut PgConnection, items: &[Self::Item]) -> StoreResult<Recorded> {
         let recorded = record(self.core, conn, items).await?;
         self.core.reach(Point::BeforeRecordCommit).await;
         Ok(recorded)
@@ -210,7 +211,7 @@ impl Work for Record<'_> {
     async fn set_aside(
         &self,
         conn: &mut PgConnection,
-        item: &Attempted,
+        item: &Self::Item,
         error: &StoreError,
     ) -> StoreResult<Option<Recorded>> {
         let delivery = item.claim.id;
@@ -219,16 +220,16 @@ impl Work for Record<'_> {
         let bare = Attempted {
             provider_message_id: None,
             response: None,
-            ..item.clone()
+            ..Attempted::clone(item)
         };
-        record(self.core, conn, &[bare]).await.map(Some)
+        record(self.core, conn, &[Arc::new(bare)]).await.map(Some)
     }
 }
 
 async fn record(
     core: &Core,
     conn: &mut PgConnection,
-    items: &[Attempted],
+    items: &[Arc<Attempted>],
 ) -> StoreResult<Recorded> {
     // A result that came just before its lease was closed: one row is written once.
     let real: HashSet<ClaimRef> = items
@@ -238,6 +239,7 @@ async fn record(
         .collect();
     let items: Vec<&Attempted> = items
         .iter()
+        .map(Arc::as_ref)
         .filter(|item| !item.closing() || !real.contains(&item.claim))
         .collect();
 
@@ -287,17 +289,20 @@ async fn record(
         .map(|(item, settled)| item.recording(settled))
         .collect();
     let written = deliveries::record(conn, &recordings).await?;
-    let decided: HashSet<ClaimRef> = written.decided.into_iter().collect();
+    let decided = written.decided;
     // Their rows are another session's: not even a host's may be waited for.
     let held: HashSet<DeliveryId> = written.held.into_iter().collect();
 
-    let tries: Vec<NewAttempt> = items
+    let (fresh, late): (Vec<&Attempted>, Vec<&Attempted>) = items
         .iter()
         .filter(|item| !held.contains(&item.claim.id))
         .filter(|item| item.unsent.is_none() && (!item.closing() || decided.contains(&item.claim)))
-        .map(|item| item.attempt())
-        .collect();
-    attempts::insert(conn, &tries).await?;
+        .partition(|item| written.fresh.contains(&item.claim));
+    let tries = |of: Vec<&Attempted>| -> Vec<NewAttempt> {
+        of.into_iter().map(Attempted::attempt).collect()
+    };
+    attempts::insert(conn, &tries(fresh)).await?;
+    attempts::amend(conn, &tries(late)).await?;
 
     let is_ended = |item: &&&Attempted| {
         let decided = decided.contains(&item.claim);

@@ -1,7 +1,10 @@
 //! Making runs: notifications, runs, the first lines of their history, the first messages. The same for
 //! a trigger from Rust and for an event that a worker expands.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -49,31 +52,48 @@ fn actor_of(record: &ForRecord) -> String {
     format!("{}/{}", record.entity, record.id)
 }
 
+/// The events whose runs are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Stored by this transaction: nobody has a run of theirs yet.
+    NewEvents,
+    /// Stored before: a part of their runs may be there.
+    StoredEvents,
+}
+
 /// Makes a run for each that has none yet: a recipient named twice by an event gets one. Returns those
 /// that were made.
 pub(super) async fn start(
     conn: &mut PgConnection,
     definitions: &Loaded,
-    starts: Vec<Start>,
+    mut starts: Vec<Start>,
+    of: Of,
 ) -> StoreResult<(Made, Vec<Started>)> {
-    let mut notifications: Vec<NewNotification> = vec![];
+    keep_first(&mut starts);
     let ids: Vec<Option<NotificationId>> = starts
         .iter()
-        .map(|start| {
-            let notification = notification(start)?;
-            let id = notification.id;
-            notifications.push(notification);
-            Some(id)
-        })
+        .map(|start| start.recipient.as_ref().map(|_| NotificationId::fresh()))
         .collect();
-    let new: HashSet<NotificationId> = events::insert_notifications(conn, &notifications)
-        .await?
-        .into_iter()
+    let named = ids.iter().zip(&starts);
+    let notifications: Vec<NewNotification> = named
+        .filter_map(|(id, start)| notification((*id)?, start))
         .collect();
+    let known: HashSet<NotificationId> = match of {
+        Of::NewEvents => {
+            events::insert_notifications(conn, &notifications).await?;
+            HashSet::new()
+        }
+        Of::StoredEvents => {
+            let new = events::insert_missing_notifications(conn, &notifications).await?;
+            let new: HashSet<NotificationId> = new.into_iter().collect();
+            let all = notifications.iter().map(|one| one.id);
+            all.filter(|id| !new.contains(id)).collect()
+        }
+    };
 
     let born = ids.into_iter().zip(starts);
     let born = born.filter_map(|(notification, start)| {
-        if notification.is_some_and(|notification| !new.contains(&notification)) {
+        if notification.is_some_and(|notification| known.contains(&notification)) {
             return None;
         }
         let actor = match (start.recipient, &start.record) {
@@ -95,10 +115,22 @@ pub(super) async fn start(
     runs_of(conn, definitions, born).await
 }
 
-fn notification(start: &Start) -> Option<NewNotification> {
+/// Of a recipient that an event names twice, the first.
+fn keep_first(starts: &mut Vec<Start>) {
+    let mut seen: HashMap<EventId, HashSet<String>> = HashMap::new();
+    starts.retain(|start| match &start.recipient {
+        Some(recipient) => {
+            let of_event = seen.entry(start.event).or_default();
+            of_event.insert(recipient.identity.clone())
+        }
+        None => true,
+    });
+}
+
+fn notification(id: NotificationId, start: &Start) -> Option<NewNotification> {
     let recipient = start.recipient.as_ref()?;
     Some(NewNotification {
-        id: NotificationId::fresh(),
+        id,
         event: start.event,
         tenant: start.tenant.clone(),
         recipient: recipient.identity.clone(),
@@ -157,7 +189,7 @@ pub(super) async fn runs_of(
             notification: one.notification,
         };
         let mut moved = Moved::new(run, owner);
-        moved.apply(&decisions, one.started_at);
+        moved.apply(decisions, one.started_at);
         let row = moved.row(one.started_at);
         for due in [row.wake_at, row.act_at].into_iter().flatten() {
             made.wakes_in(due - one.started_at);

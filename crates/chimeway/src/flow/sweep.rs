@@ -1,6 +1,9 @@
 //! Closing leases that ended without a record, and the minute's safety net.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use rand::RngExt;
 use tokio::time::Instant;
@@ -59,7 +62,7 @@ pub(super) async fn close_expired(
         .map(|row| {
             let lease = chrono::TimeDelta::from_std(core.timing.lease).unwrap_or_default();
             let started_at = row.lease_until - lease;
-            Attempted {
+            Arc::new(Attempted {
                 claim: claims::ClaimRef {
                     id: row.id,
                     claim_no: row.claim_no,
@@ -81,7 +84,7 @@ pub(super) async fn close_expired(
                 jitter: rand::rng().random::<f64>(),
                 unsent: None,
                 origin: Origin::default(),
-            }
+            })
         })
         .collect();
     let mut recorded = Recorded::all(batch::commit(sessions, &Record { core }, items).await?);

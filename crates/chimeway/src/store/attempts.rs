@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
 use super::{StoreResult, claims::ClaimRef, deliveries::interval};
 use crate::ids::AttemptNumber;
@@ -36,8 +36,8 @@ pub struct NewAttempt {
     pub took: Duration,
 }
 
-/// Writes tries. A try that was closed as unknown is amended by its real outcome, whoever holds the
-/// delivery now; any other is written once. A delivery that retention has taken gets none.
+/// Writes first words of tries: those of claims that still held their deliveries, which no one else can have
+/// written.
 ///
 /// # Errors
 ///
@@ -48,6 +48,49 @@ pub async fn insert(conn: &mut PgConnection, attempts: &[NewAttempt]) -> StoreRe
     }
     sqlx::query!(
         r#"-- attempts::insert
+insert into chimeway.delivery_attempts (
+    delivery_id, claim_no, attempt_number, outcome, error_class, adapter, worker,
+    provider_message_id, response, started_at, finished_at, template_hash
+)
+select u.id, u.claim_no, u.number, u.outcome, u.error_class, u.adapter, u.worker,
+    u.provider_message_id, u.response, u.started_at, u.started_at + u.took, u.template_hash
+from unnest(
+        $1::uuid[], $2::int[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::jsonb[], $10::timestamptz[], $11::interval[], $12::text[]
+    ) as u (
+        id, claim_no, number, outcome, error_class, adapter, worker, provider_message_id,
+        response, started_at, took, template_hash
+    )"#,
+        &attempts.iter().map(|one| one.claim.id.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.claim.claim_no.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.number.0).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| one.outcome).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.error_class).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.adapter.as_str()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.worker.as_str()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.provider_message_id.as_deref()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.response.as_ref().map(Json)).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.started_at).collect::<Vec<_>>(),
+        &attempts.iter().map(|one| interval(one.took)).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.template_hash.as_deref()).collect::<Vec<_>>() as _,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Writes tries of claims that may have lost their deliveries. One that was closed as unknown is amended by its real
+/// outcome, whoever holds the delivery now; any other is written once. A delivery that retention has taken gets none.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn amend(conn: &mut PgConnection, attempts: &[NewAttempt]) -> StoreResult<()> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- attempts::amend
 insert into chimeway.delivery_attempts as a (
     delivery_id, claim_no, attempt_number, outcome, error_class, adapter, worker,
     provider_message_id, response, started_at, finished_at, template_hash
@@ -72,13 +115,13 @@ where a.outcome = 'unknown' and a.claim_no = excluded.claim_no and excluded.outc
         &attempts.iter().map(|one| one.number.0).collect::<Vec<_>>(),
         &attempts.iter().map(|one| one.outcome).collect::<Vec<_>>() as _,
         &attempts.iter().map(|one| one.error_class).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.adapter.clone()).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.worker.clone()).collect::<Vec<_>>(),
-        &attempts.iter().map(|one| one.provider_message_id.clone()).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.response.clone()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.adapter.as_str()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.worker.as_str()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.provider_message_id.as_deref()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.response.as_ref().map(Json)).collect::<Vec<_>>() as _,
         &attempts.iter().map(|one| one.started_at).collect::<Vec<_>>(),
         &attempts.iter().map(|one| interval(one.took)).collect::<Vec<_>>() as _,
-        &attempts.iter().map(|one| one.template_hash.clone()).collect::<Vec<_>>() as _,
+        &attempts.iter().map(|one| one.template_hash.as_deref()).collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?;

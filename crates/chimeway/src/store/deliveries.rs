@@ -110,11 +110,11 @@ select count(*) as "count!" from planned where status = 'suppressed'"#,
         &deliveries.iter().map(|delivery| delivery.visit.0).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.notification.map(|id| id.0)).collect::<Vec<_>>()
             as _,
-        &deliveries.iter().map(|delivery| delivery.tenant.clone()).collect::<Vec<_>>(),
-        &deliveries.iter().map(|delivery| delivery.channel.clone()).collect::<Vec<_>>(),
+        &deliveries.iter().map(|delivery| delivery.tenant.as_str()).collect::<Vec<_>>() as _,
+        &deliveries.iter().map(|delivery| delivery.channel.as_str()).collect::<Vec<_>>() as _,
         &deliveries.iter().map(|delivery| delivery.due).collect::<Vec<_>>(),
-        &deliveries.iter().map(|delivery| delivery.recipient.clone()).collect::<Vec<_>>() as _,
-        &deliveries.iter().map(|delivery| delivery.category.clone()).collect::<Vec<_>>() as _,
+        &deliveries.iter().map(|delivery| delivery.recipient.as_deref()).collect::<Vec<_>>() as _,
+        &deliveries.iter().map(|delivery| delivery.category.as_deref()).collect::<Vec<_>>() as _,
         &deliveries.iter().map(|delivery| delivery.unless_read).collect::<Vec<_>>(),
         &deliveries.iter().map(|delivery| delivery.action).collect::<Vec<_>>(),
     )
@@ -146,7 +146,9 @@ pub struct Recording {
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
     /// The claims that still decided their deliveries.
-    pub decided: Vec<ClaimRef>,
+    pub decided: HashSet<ClaimRef>,
+    /// Those of them that still held theirs: their tries are not written down yet.
+    pub fresh: HashSet<ClaimRef>,
     /// Those that another session holds: nothing was written of them.
     pub held: Vec<DeliveryId>,
 }
@@ -165,7 +167,7 @@ pub async fn record(conn: &mut PgConnection, recordings: &[Recording]) -> StoreR
     let rows = sqlx::query!(
         r#"-- deliveries::record
 with locked as materialized (
-    select u.*
+    select u.*, d.status = 'dispatched' as fresh
     from unnest(
             $1::uuid[], $2::int[], $3::text[], $4::text[], $5::interval[], $6::bool[], $7::bool[], $8::text[]
         ) as u (id, claim_no, status, status_reason, retry_in, closing, uncounted, checkpoint)
@@ -182,11 +184,11 @@ with locked as materialized (
     from locked l
     where d.id = l.id and d.claim_no = l.claim_no
         and (d.status = 'dispatched' or (d.status = 'failed' and not l.closing))
-    returning d.id, d.claim_no
+    returning d.id, d.claim_no, l.fresh
 )
-select id as "id!: DeliveryId", claim_no as "claim_no?: ClaimNo" from written
+select id as "id!: DeliveryId", claim_no as "claim_no?: ClaimNo", fresh as "fresh!" from written
 union all
-select id, null::int from locked"#,
+select id, null::int, fresh from locked"#,
         &recordings
             .iter()
             .map(|one| one.claim.id.0)
@@ -222,12 +224,20 @@ select id, null::int from locked"#,
         .map(|one| one.claim.id)
         .filter(|id| !locked.contains(id))
         .collect();
-    let decided = rows.into_iter().filter_map(|row| {
-        let (id, claim_no) = (row.id, row.claim_no?);
-        Some(ClaimRef { id, claim_no })
-    });
+    let (mut decided, mut fresh) = (HashSet::new(), HashSet::new());
+    for row in rows {
+        let (id, Some(claim_no)) = (row.id, row.claim_no) else {
+            continue;
+        };
+        let claim = ClaimRef { id, claim_no };
+        decided.insert(claim);
+        if row.fresh {
+            fresh.insert(claim);
+        }
+    }
     Ok(Recorded {
-        decided: decided.collect(),
+        decided,
+        fresh,
         held: existing(conn, &missing).await?,
     })
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
 use super::{StoreResult, due::Floor, json::Kept};
 use crate::ids::{DefinitionId, EventId, NotificationId};
@@ -40,11 +40,24 @@ pub async fn insert(
     conn: &mut PgConnection,
     events: &[NewEvent],
 ) -> StoreResult<Vec<(EventId, DateTime<Utc>)>> {
+    let (keyed, plain): (Vec<&NewEvent>, Vec<&NewEvent>) = events
+        .iter()
+        .partition(|event| event.idempotency_key.is_some());
+    let mut stored = insert_keyed(conn, &keyed).await?;
+    stored.extend(insert_plain(conn, &plain).await?);
+    Ok(stored)
+}
+
+/// Stores triggers that have a key, each key once. They are locked in the order of their keys.
+async fn insert_keyed(
+    conn: &mut PgConnection,
+    events: &[&NewEvent],
+) -> StoreResult<Vec<(EventId, DateTime<Utc>)>> {
     if events.is_empty() {
         return Ok(vec![]);
     }
     let rows = sqlx::query!(
-        r#"-- events::insert
+        r#"-- events::insert_keyed
 insert into chimeway.events (
     id, tenant_id, workflow_key, workflow_definition_id, params, recipients, correlation_id,
     idempotency_key, occurred_at, inserted_at, expand_at, depth
@@ -62,21 +75,57 @@ order by u.tenant_id, u.idempotency_key
 on conflict (tenant_id, idempotency_key) where idempotency_key is not null do nothing
 returning id as "id: EventId", occurred_at"#,
         &events.iter().map(|event| event.id.0).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.tenant.clone()).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.workflow.clone()).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.tenant.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.workflow.as_str()).collect::<Vec<_>>() as _,
         &events.iter().map(|event| event.definition.0).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.params.clone()).collect::<Vec<_>>(),
-        &events.iter().map(|event| event.recipients.clone()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.correlation_id.clone()).collect::<Vec<_>>() as _,
-        &events.iter().map(|event| event.idempotency_key.clone()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| Json(&event.params)).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.recipients.as_ref().map(Json)).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.correlation_id.as_deref()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.idempotency_key.as_deref()).collect::<Vec<_>>() as _,
         &events.iter().map(|event| event.expand_later).collect::<Vec<_>>(),
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.id, row.occurred_at))
-        .collect())
+    let stored = rows.into_iter().map(|row| (row.id, row.occurred_at));
+    Ok(stored.collect())
+}
+
+/// Stores triggers that have none: without `on conflict`, for which PostgreSQL looks into every index first.
+async fn insert_plain(
+    conn: &mut PgConnection,
+    events: &[&NewEvent],
+) -> StoreResult<Vec<(EventId, DateTime<Utc>)>> {
+    if events.is_empty() {
+        return Ok(vec![]);
+    }
+    let rows = sqlx::query!(
+        r#"-- events::insert_plain
+insert into chimeway.events (
+    id, tenant_id, workflow_key, workflow_definition_id, params, recipients, correlation_id,
+    occurred_at, inserted_at, expand_at, depth
+)
+select u.id, u.tenant_id, u.workflow_key, u.definition_id, u.params, u.recipients, u.correlation_id,
+    c.at, c.at, case when u.expand_later then c.at end, c.depth
+from unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::jsonb[], $6::jsonb[], $7::text[], $8::bool[]
+    ) as u (
+        id, tenant_id, workflow_key, definition_id, params, recipients, correlation_id, expand_later
+    ),
+    (select chimeway.clock() as at, chimeway.depth() as depth) c
+returning id as "id: EventId", occurred_at"#,
+        &events.iter().map(|event| event.id.0).collect::<Vec<_>>(),
+        &events.iter().map(|event| event.tenant.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.workflow.as_str()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.definition.0).collect::<Vec<_>>(),
+        &events.iter().map(|event| Json(&event.params)).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.recipients.as_ref().map(Json)).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.correlation_id.as_deref()).collect::<Vec<_>>() as _,
+        &events.iter().map(|event| event.expand_later).collect::<Vec<_>>(),
+    )
+    .fetch_all(conn)
+    .await?;
+    let stored = rows.into_iter().map(|row| (row.id, row.occurred_at));
+    Ok(stored.collect())
 }
 
 /// An event that has an idempotency key.
@@ -340,12 +389,40 @@ pub struct NewNotification {
     pub at: DateTime<Utc>,
 }
 
-/// Makes notifications; returns those that are new. A recipient named twice gets one.
+/// Makes notifications of events that have none of these recipients yet, each named once.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database); a repeated (event, recipient) is one.
+pub async fn insert_notifications(
+    conn: &mut PgConnection,
+    notifications: &[NewNotification],
+) -> StoreResult<()> {
+    if notifications.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"-- events::insert_notifications
+insert into chimeway.notifications (id, event_id, tenant_id, recipient, recipient_type, inserted_at)
+select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])"#,
+        &notifications.iter().map(|one| one.id.0).collect::<Vec<_>>(),
+        &notifications.iter().map(|one| one.event.0).collect::<Vec<_>>(),
+        &notifications.iter().map(|one| one.tenant.as_str()).collect::<Vec<_>>() as _,
+        &notifications.iter().map(|one| one.recipient.as_str()).collect::<Vec<_>>() as _,
+        &notifications.iter().map(|one| one.kind.as_deref()).collect::<Vec<_>>() as _,
+        &notifications.iter().map(|one| one.at).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Makes the notifications that are not there yet; returns those that are new.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn insert_notifications(
+pub async fn insert_missing_notifications(
     conn: &mut PgConnection,
     notifications: &[NewNotification],
 ) -> StoreResult<Vec<NotificationId>> {
@@ -353,7 +430,7 @@ pub async fn insert_notifications(
         return Ok(vec![]);
     }
     Ok(sqlx::query_scalar!(
-        r#"-- events::insert_notifications
+        r#"-- events::insert_missing_notifications
 insert into chimeway.notifications (id, event_id, tenant_id, recipient, recipient_type, inserted_at)
 select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
 on conflict (event_id, recipient) do nothing
@@ -365,15 +442,15 @@ returning id as "id: NotificationId""#,
             .collect::<Vec<_>>(),
         &notifications
             .iter()
-            .map(|one| one.tenant.clone())
-            .collect::<Vec<_>>(),
+            .map(|one| one.tenant.as_str())
+            .collect::<Vec<_>>() as _,
         &notifications
             .iter()
-            .map(|one| one.recipient.clone())
-            .collect::<Vec<_>>(),
+            .map(|one| one.recipient.as_str())
+            .collect::<Vec<_>>() as _,
         &notifications
             .iter()
-            .map(|one| one.kind.clone())
+            .map(|one| one.kind.as_deref())
             .collect::<Vec<_>>() as _,
         &notifications.iter().map(|one| one.at).collect::<Vec<_>>(),
     )

@@ -2,9 +2,11 @@
 //!
 //! Where ids are given, that a run is live is said by a `case`: see [`lock`].
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 
 use super::{StoreResult, due::Floor, error::ensure_affected, events::Given};
 use crate::ids::{DefinitionId, EventId, NotificationId, RunId, Sequence, StepId, Visit};
@@ -67,7 +69,7 @@ pub struct SavedRun {
     /// Why it is where it is.
     pub status_reason: String,
     /// Structural facts beside it; `None` keeps what is stored.
-    pub status_context: Option<Value>,
+    pub status_context: Option<Arc<Value>>,
     /// What its context holds; `None` keeps what is stored.
     pub context: Option<Value>,
     /// When the wait ends by itself.
@@ -95,6 +97,7 @@ pub async fn insert(conn: &mut PgConnection, runs: &[NewRun]) -> StoreResult<()>
     if runs.is_empty() {
         return Ok(());
     }
+    let nothing = json!({});
     sqlx::query!(
         r#"-- runs::insert
 insert into chimeway.workflow_runs (
@@ -120,20 +123,20 @@ from unnest(
         &runs.iter().map(|run| run.row.wake_at).collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.row.visit.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.row.sequence.0).collect::<Vec<_>>(),
-        &runs.iter().map(|run| run.tenant.clone()).collect::<Vec<_>>(),
-        &runs.iter().map(|run| run.actor.clone()).collect::<Vec<_>>(),
+        &runs.iter().map(|run| run.tenant.as_str()).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| run.actor.as_str()).collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.row.state).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| run.row.status_reason.clone()).collect::<Vec<_>>(),
+        &runs.iter().map(|run| run.row.status_reason.as_str()).collect::<Vec<_>>() as _,
         &runs
             .iter()
-            .map(|run| run.row.status_context.clone().unwrap_or_else(|| json!({})))
-            .collect::<Vec<_>>(),
-        &runs.iter().map(|run| run.context.clone()).collect::<Vec<_>>(),
+            .map(|run| Json(run.row.status_context.as_deref().unwrap_or(&nothing)))
+            .collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| Json(&run.context)).collect::<Vec<_>>() as _,
         &runs.iter().map(|run| Some(run.record.as_ref()?.event.0)).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| Some(run.record.as_ref()?.entity.clone())).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| Some(run.record.as_ref()?.id.clone())).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| Some(run.record.as_ref()?.entity.as_str())).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| Some(run.record.as_ref()?.id.as_str())).collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.row.act_at).collect::<Vec<_>>() as _,
-        &runs.iter().map(|run| run.row.terminal_reason.clone()).collect::<Vec<_>>() as _,
+        &runs.iter().map(|run| run.row.terminal_reason.as_deref()).collect::<Vec<_>>() as _,
     )
     .execute(conn)
     .await?;
@@ -342,11 +345,11 @@ where r.id = u.id and case when r.ended_at is null then true else false end"#,
         &runs.iter().map(|run| run.state).collect::<Vec<_>>() as _,
         &runs
             .iter()
-            .map(|run| run.status_reason.clone())
-            .collect::<Vec<_>>(),
+            .map(|run| run.status_reason.as_str())
+            .collect::<Vec<_>>() as _,
         &runs
             .iter()
-            .map(|run| run.status_context.clone())
+            .map(|run| run.status_context.as_deref().map(Json))
             .collect::<Vec<_>>() as _,
         &runs
             .iter()
@@ -355,18 +358,18 @@ where r.id = u.id and case when r.ended_at is null then true else false end"#,
         &runs.iter().map(|run| run.wake_at).collect::<Vec<_>>() as _,
         &runs
             .iter()
-            .map(|run| Value::from(run.pending_signals.clone()))
-            .collect::<Vec<_>>(),
+            .map(|run| Json(&run.pending_signals))
+            .collect::<Vec<_>>() as _,
         &runs
             .iter()
-            .map(|run| run.terminal_reason.clone())
+            .map(|run| run.terminal_reason.as_deref())
             .collect::<Vec<_>>() as _,
         &runs.iter().map(|run| run.sequence.0).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.at).collect::<Vec<_>>(),
         &runs.iter().map(|run| run.act_at).collect::<Vec<_>>() as _,
         &runs
             .iter()
-            .map(|run| run.context.clone())
+            .map(|run| run.context.as_ref().map(Json))
             .collect::<Vec<_>>() as _,
     )
     .execute(conn)

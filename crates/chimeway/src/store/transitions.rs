@@ -1,10 +1,10 @@
 //! The history of runs: append-only.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::StoreResult;
@@ -34,7 +34,7 @@ pub struct NewTransition {
     /// What happened.
     pub reason: Cow<'static, str>,
     /// Structural facts.
-    pub context: Value,
+    pub context: Arc<Value>,
     /// When it happened.
     pub at: DateTime<Utc>,
 }
@@ -76,12 +76,12 @@ select * from unnest(
         &lines.iter().map(|line| line.to).collect::<Vec<_>>() as _,
         &lines
             .iter()
-            .map(|line| line.reason.to_string())
-            .collect::<Vec<_>>(),
+            .map(|line| line.reason.as_ref())
+            .collect::<Vec<_>>() as _,
         &lines
             .iter()
-            .map(|line| line.context.clone())
-            .collect::<Vec<_>>(),
+            .map(|line| Json(line.context.as_ref()))
+            .collect::<Vec<_>>() as _,
         &lines.iter().map(|line| line.at).collect::<Vec<_>>(),
         &lines
             .iter()

@@ -183,7 +183,7 @@ pub(super) async fn begin(
         return Err(definitions::undecodable(*missing).into());
     }
     let starts = in_line.into_iter().flat_map(|one| one.starts(&loaded));
-    let (made, _) = start::start(conn, &loaded, starts.collect()).await?;
+    let (made, _) = start::start(conn, &loaded, starts.collect(), start::Of::NewEvents).await?;
 
     if core.dispatcher == Dispatcher::Queued {
         let mut queues = vec![];

@@ -229,7 +229,7 @@ impl Workflows {
             from: Some(state.as_str()),
             to: state.as_str(),
             reason: line.reason.into(),
-            context: line.context,
+            context: line.context.into(),
             at: row.now,
         };
         transitions::append(conn, &[new]).await?;
