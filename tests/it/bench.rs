@@ -108,6 +108,7 @@ async fn latencies_are_measured_of_every_journey() {
         &["/rate", "/seconds", "/commits_timed_by", "/unit"],
     );
     for (what, count) in [
+        ("trigger_call", 20),
         ("trigger_to_channel", 20),
         ("signal_to_stopped", 10),
         ("due_to_channel", 10),

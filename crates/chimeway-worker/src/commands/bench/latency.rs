@@ -22,7 +22,8 @@ use crate::{error::CliError, output::Table};
 /// Measure how soon things happen at a steady rate of triggers
 ///
 /// Each journey is triggered in a transaction of its own. One half elapses, the other half is stopped by
-/// a signal. Commits are timed by the server, channel calls by the attempts' rows.
+/// a signal. Commits are timed by the server, channel calls by the attempts' rows; what a trigger and a
+/// signal add to the host's transaction, by the host.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -56,6 +57,11 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     load::ended(&ground.pool, TENANT, count, &mut workers).await?;
     workers.stop().await?;
 
+    let calls = |kind| {
+        let of_kind = noted.iter().filter(|one| one.kind == kind);
+        Spread::of(of_kind.map(|one| one.call.as_secs_f64() * 1000.0).collect())
+    };
+    let (triggers, signals) = (calls("trigger"), calls("signal"));
     let mut conn = ground.database.connect().await?;
     let by_server = keep(&mut conn, &noted).await?;
     let called = Spread::of(trigger_to_channel(&mut conn).await?);
@@ -65,6 +71,8 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
 
     let mut table = Table::new(["", "COUNT", "P50", "P99", "MAX"]);
     for (name, spread) in [
+        ("trigger, within the host's transaction", &triggers),
+        ("signal, within the host's transaction", &signals),
         ("trigger commit to channel call", &called),
         ("signal commit to run stopped", &stopped),
         ("due instant to channel call", &due),
@@ -81,6 +89,8 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "listen": !args.fleet.no_listen,
         "commits_timed_by": if by_server { "server" } else { "rows" },
         "unit": "ms",
+        "trigger_call": triggers,
+        "signal_call": signals,
         "trigger_to_channel": called,
         "signal_to_stopped": stopped,
         "due_to_channel": due,
@@ -95,6 +105,8 @@ struct Noted {
     xid: String,
     /// Just before the commit.
     at: DateTime<Utc>,
+    /// How long the call took that is within it.
+    call: Duration,
 }
 
 /// Triggers at a steady rate, however long each takes; every other one gets a signal half a wait later.
@@ -133,15 +145,17 @@ async fn one(
     let trigger = load
         .trigger(place..place + 1)
         .map_err(chimeway::FlowError::from)?;
+    let began = Instant::now();
     chimeway.trigger(&mut tx, trigger).await?;
-    let mut noted = vec![note(&mut tx, "trigger", place).await?];
+    let mut noted = vec![note(&mut tx, "trigger", place, began.elapsed()).await?];
     tx.commit().await?;
     if load.journey == Journey::Stops {
         sleep(WAIT / 2).await;
         let mut tx = pool.begin().await?;
         let signal = load.signal(place).map_err(chimeway::FlowError::from)?;
+        let began = Instant::now();
         chimeway.track(&mut tx, signal).await?;
-        noted.push(note(&mut tx, "signal", place).await?);
+        noted.push(note(&mut tx, "signal", place, began.elapsed()).await?);
         tx.commit().await?;
     }
     Ok(noted)
@@ -151,6 +165,7 @@ async fn note(
     conn: &mut PgConnection,
     kind: &'static str,
     place: usize,
+    call: Duration,
 ) -> Result<Noted, CliError> {
     let (xid, at) = sqlx::query_as("select pg_current_xact_id()::text, clock_timestamp()")
         .fetch_one(conn)
@@ -160,6 +175,7 @@ async fn note(
         actor: load::actor(place),
         xid,
         at,
+        call,
     })
 }
 
