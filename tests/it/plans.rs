@@ -5,11 +5,15 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
-use chimeway::store::settings;
-use chimeway_testkit::TestDb;
+use chimeway::{Recipient, Trigger, store::settings};
+use chimeway_testkit::{Story, TestDb};
 use serde_json::Value;
+use sqlx::Connection as _;
 
-use crate::programs::{psql, root};
+use crate::{
+    programs::{psql, root},
+    tools::{MORNING, actor},
+};
 
 /// Lists for people at a prompt, who may ask for anything.
 const MAY_READ_ALL: &[&str] = &["run_views::list", "prunable::count"];
@@ -171,6 +175,35 @@ async fn a_plan_that_is_made_while_tables_are_empty_does_for_full_ones() {
         .map(|(_, plan)| plan.as_str())
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A host's own connection: nothing says there how to plan. To plan a trigger takes longer than to run it.
+#[tokio::test]
+async fn a_host_does_not_plan_each_trigger_anew() {
+    let story = Story::begin(MORNING).await;
+    let step = "{ id: tell, action: { type: notify, channel: in_app } }";
+    story
+        .apply(&format!("{{ key: tell, steps: [{step}] }}"))
+        .await;
+    let mut host = story.pool().acquire().await.unwrap();
+    for n in 0..12 {
+        let trigger = Trigger::new("tell".parse().unwrap(), "org_456".parse().unwrap());
+        let trigger = trigger.recipient(Recipient::new(actor(&format!("user_{n}"))));
+        let mut tx = host.begin().await.unwrap();
+        story.chimeway().trigger(&mut tx, trigger).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    let planned = "select split_part(statement, E'\\n', 1) || ': ' || custom_plans from pg_prepared_statements
+                   where statement like '-- %' and custom_plans > 5";
+    let planned: Vec<String> = sqlx::query_scalar(planned)
+        .fetch_all(&mut *host)
+        .await
+        .unwrap();
+    assert_eq!(
+        planned,
+        Vec::<String>::new(),
+        "planned more than five times"
+    );
 }
 
 /// Every cached statement that has a plan, by the name in its first line.

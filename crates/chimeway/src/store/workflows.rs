@@ -35,14 +35,17 @@ pub async fn latest(conn: &mut PgConnection, keys: &[&str]) -> StoreResult<Vec<L
         r#"-- workflows::latest
 select w.workflow_key as key, w.active, d.id as "definition: DefinitionId",
     d.workflow_version as version, d.content_hash as hash
-from chimeway.workflows w
+from (
+    -- All of them, and a plan that is made once: see `deliveries::plan`.
+    select distinct key from unnest($1::text[]) as asked (key) limit cardinality($1::text[])
+) asked
+join chimeway.workflows w on w.workflow_key = asked.key
 cross join lateral (
     select * from chimeway.workflow_definitions d
     where d.workflow_key = w.workflow_key
     order by d.workflow_version desc
     limit 1
 ) d
-where w.workflow_key = any($1)
 order by w.workflow_key"#,
         keys as _,
     )
