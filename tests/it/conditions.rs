@@ -72,8 +72,8 @@ async fn what_cannot_be_told_fails_the_run_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_loop_with_a_wait_turns_two_thousand_times_and_does_not_grow() {
-    const LAPS: u32 = 1_000;
+async fn a_loop_with_a_wait_turns_ten_thousand_times_and_does_not_grow() {
+    const LAPS: u32 = 5_000;
     let story = Story::begin(MORNING).await;
     story
         .apply(

@@ -36,8 +36,7 @@ pub struct NewAttempt {
     pub took: Duration,
 }
 
-/// Writes first words of tries: those of claims that still held their deliveries, which no one else can have
-/// written.
+/// Writes tries of claims that held their deliveries until now: nobody else can have written them.
 ///
 /// # Errors
 ///
