@@ -3,19 +3,21 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chimeway::{
-    Recipient, Trigger,
+    Chimeway, Recipient, Trigger,
+    definition::Document,
     engine::turns::{Pair, Slots, Turns},
+    flow::{Timing, workers::Workers},
     store::{
         claims::{self, Claim, ClaimedRow},
         due::Floor,
         turns as due_turns,
     },
 };
-use chimeway_testkit::{Story, TestDb};
+use chimeway_testkit::{Answer, RecordingChannel, Story, TestDb};
 use sqlx::PgConnection;
 
 use crate::{
-    fleet::{Host, number, texts},
+    fleet::{Fleet, Host, number, texts},
     invariants::audit,
     process::Desk,
     support::eventually,
@@ -346,4 +348,71 @@ async fn heavy_a_flood_of_one_tenant_holds_up_no_other() {
                 where a.started_at - e.occurred_at > interval '1 second'";
     assert_eq!(texts(pool, slow).await, Vec::<String>::new());
     worker.stop().await;
+}
+
+/// A provider never answers: all slots of its channel are taken, and more of its messages are due. What comes over
+/// another channel is sent at once, however closely it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_a_provider_that_hangs_delays_no_other_channel() {
+    const OTHERS: usize = 400;
+    let db = TestDb::create().await;
+    let pool = db.pool();
+    let (hanging, quick) = (RecordingChannel::default(), RecordingChannel::default());
+    hanging.always(Answer::Hangs);
+    let chimeway = Chimeway::builder()
+        .channel("email", hanging.clone())
+        .unwrap()
+        .channel("in_app", quick)
+        .unwrap()
+        .timing(Timing {
+            send: Duration::from_secs(4),
+            ..Timing::default()
+        })
+        .build();
+    for channel in ["email", "in_app"] {
+        let step = format!("{{ id: tell, action: {{ type: notify, channel: {channel} }} }}");
+        let document = format!("{{ key: {channel}, steps: [{step}] }}");
+        let document = Document::from_yaml("journey", &document).unwrap();
+        chimeway.apply(pool, &document).await.unwrap();
+    }
+    let fleet = Fleet::start(Workers::new(chimeway.clone(), pool.clone()));
+    let tell = async |workflow: &str, n: usize| {
+        let trigger = Trigger::new(workflow.parse().unwrap(), "a".parse().unwrap());
+        let trigger = trigger.recipient(Recipient::new(actor(&format!("user_{n}"))));
+        let mut tx = pool.begin().await.unwrap();
+        chimeway.trigger(&mut tx, trigger).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    for n in 0..30 {
+        tell("email", n).await;
+    }
+    eventually("all slots are taken", async || {
+        (hanging.sent().len() == 10).then_some(())
+    })
+    .await;
+    for n in 0..OTHERS / 4 {
+        let n = n * 4;
+        futures::join!(
+            tell("in_app", n),
+            tell("in_app", n + 1),
+            tell("in_app", n + 2),
+            tell("in_app", n + 3)
+        );
+    }
+    let sent = "select count(*) from chimeway.delivery_attempts a
+                join chimeway.deliveries d on d.id = a.delivery_id and d.channel = 'in_app'";
+    eventually("the others are sent", async || {
+        (number(pool, sent).await == i64::try_from(OTHERS).unwrap()).then_some(())
+    })
+    .await;
+    assert_eq!(hanging.sent().len(), 10, "it has no more than its slots");
+    let slow = "select round(extract(epoch from a.started_at - e.occurred_at) * 1000) || ' ms'
+                from chimeway.delivery_attempts a
+                join chimeway.deliveries d on d.id = a.delivery_id and d.channel = 'in_app'
+                join chimeway.notifications n on n.id = d.notification_id
+                join chimeway.events e on e.id = n.event_id
+                where a.started_at - e.occurred_at > interval '500 milliseconds'
+                order by a.started_at - e.occurred_at desc";
+    assert_eq!(texts(pool, slow).await, Vec::<String>::new());
+    fleet.stop().await;
 }

@@ -96,20 +96,32 @@ impl Turns {
     /// Whether it has to be found out anew who has something due.
     #[must_use]
     pub fn is_stale(&self, slots: &Slots, now: Duration) -> bool {
+        self.believed_for(slots, now).is_none()
+    }
+
+    /// For how long it is still believed that nobody is known whose turn it could be; `None` where somebody is, or
+    /// where it has to be found out anew.
+    #[must_use]
+    pub fn nobody_for(&self, slots: &Slots, now: Duration) -> Option<Duration> {
+        let believed = self.believed_for(slots, now)?;
+        let mut known = self.ahead.iter();
+        let nobody = known.all(|pair| slots.over(&pair.channel) == 0);
+        nobody.then_some(believed)
+    }
+
+    /// For how long what was found is still believed; `None`: not any more.
+    fn believed_for(&self, slots: &Slots, now: Duration) -> Option<Duration> {
+        let none_found = self.ahead.is_empty() && self.without.is_empty();
+        let freed = self.without.iter().any(|channel| slots.over(channel) > 0);
+        if none_found || freed {
+            return None;
+        }
         let fresh = match self.short {
             true => FRESH_IF_SHORT,
             false => FRESH,
         };
-        let expired = |at| now.saturating_sub(at) >= fresh;
-        (self.ahead.is_empty() && self.without.is_empty())
-            || self.found_at.is_none_or(expired)
-            || self.without.iter().any(|channel| slots.over(channel) > 0)
-    }
-
-    /// Whether nobody whose turn it could be is known, and that was found out just now.
-    #[must_use]
-    pub fn is_over(&self, slots: &Slots, now: Duration) -> bool {
-        !self.is_stale(slots, now) && self.shares(slots).is_empty()
+        let believed = (self.found_at? + fresh).checked_sub(now)?;
+        (!believed.is_zero()).then_some(believed)
     }
 
     /// These have something due, in their order after [`Turns::last`], over channels that have a slot; fewer
@@ -358,8 +370,15 @@ mod tests {
         let now = NOW;
         let mut turns = Turns::default();
         turns.found(vec![], &without, now);
-        assert!(!turns.is_stale(&without, now + Duration::from_millis(9)));
-        assert!(turns.is_stale(&without, now + Duration::from_millis(100)));
+        turns.took(&[], [], &without);
+        let (soon, later) = (Duration::from_millis(4), Duration::from_millis(10));
+        assert_eq!(turns.nobody_for(&without, now + soon), Some(later - soon));
+        assert_eq!(turns.nobody_for(&without, now + later), None);
+        assert!(turns.is_stale(&without, now + later));
+        // Somebody is known who has a slot.
+        turns.found(pairs(&["a email"]), &without, now);
+        assert_eq!(turns.nobody_for(&without, now), None);
+        assert!(!turns.is_stale(&without, now));
         turns.found(vec![], &slots(4, 4, &[]), now);
         assert!(turns.is_stale(&slots(4, 4, &[]), now));
     }

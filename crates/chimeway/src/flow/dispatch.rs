@@ -194,11 +194,6 @@ pub(super) async fn claim(
     turns: Option<&mut InTurn>,
 ) -> StoreResult<Vec<Claimed>> {
     let asked = Instant::now();
-    if let Some(turns) = &turns
-        && turns.is_over(&which.slots)
-    {
-        return Ok(vec![]);
-    }
     let claim = Claim {
         owner: &core.worker,
         lease: core.timing.lease,
@@ -246,9 +241,9 @@ impl InTurn {
         }
     }
 
-    /// Whether nobody is known whose turn it could be.
-    fn is_over(&self, slots: &Slots) -> bool {
-        self.turns.is_over(slots, self.began.elapsed())
+    /// For how long it is still believed that nobody is known whose turn it could be.
+    pub(super) fn nobody_for(&self, slots: &Slots) -> Option<Duration> {
+        self.turns.nobody_for(slots, self.began.elapsed())
     }
 
     /// Claims of those whose turn it is. Where they turn out to have nothing left, it is looked who has.

@@ -163,8 +163,9 @@ impl Deliveries {
         (!state.full.is_empty()).then_some(until)
     }
 
-    /// Claims for up to `free` slots, for each channel as many as it has left.
-    async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Vec<ClaimRef>> {
+    /// Claims for up to `free` slots, for each channel as many as it has left. Where nothing was claimed because
+    /// nobody was known whose turn it could be, that is found out anew at a known instant.
+    async fn claim(&self, free: usize, isolated_too: bool) -> StoreResult<Fetched<ClaimRef>> {
         let (which, in_turn, isolated) = {
             let cap = self.channel_cap();
             let mut state = self.state();
@@ -187,7 +188,14 @@ impl Deliveries {
             };
             (which, in_turn, state.isolated)
         };
-        let mut claimed = self.claim_which(&which, in_turn).await?;
+        let nobody_for = match in_turn {
+            true => self.turns.lock().await.nobody_for(&which.slots),
+            false => None,
+        };
+        let mut claimed = match nobody_for {
+            Some(_) => vec![],
+            None => self.claim_which(&which, in_turn).await?,
+        };
         // Far apart are those who have something due: nobody may wait for a turn that does not come.
         if claimed.is_empty() && in_turn && self.looks_far() {
             claimed = self.claim_which(&which, false).await?;
@@ -201,7 +209,10 @@ impl Deliveries {
                 Err(error) => return Err(error),
             }
         }
-        Ok(claimed)
+        Ok(Fetched {
+            next_due: nobody_for.filter(|_| claimed.is_empty()),
+            jobs: claimed,
+        })
     }
 
     /// Claims, and remembers how late that was.
@@ -259,16 +270,16 @@ impl Deliveries {
             sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND).await?;
         }
         let isolated_next = std::mem::take(&mut self.state().isolated_next);
-        let jobs = self.claim(free, crashes || isolated_next).await?;
-        if !jobs.is_empty() {
-            return Ok(Fetched {
-                jobs,
-                next_due: None,
-            });
+        let claimed = self.claim(free, crashes || isolated_next).await?;
+        if !claimed.jobs.is_empty() || claimed.next_due.is_some() {
+            return Ok(claimed);
         }
         let next_due = self.due().await?.to_claim;
         self.state().idle = true;
-        Ok(Fetched { jobs, next_due })
+        Ok(Fetched {
+            next_due,
+            ..claimed
+        })
     }
 
     async fn due(&self) -> StoreResult<DeliveriesDue> {
