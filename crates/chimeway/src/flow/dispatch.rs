@@ -2,31 +2,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::{PgConnection, PgPool};
-use tokio::time::Instant;
+use sqlx::PgPool;
 
 use super::{
-    Chimeway, Core, FlowError, actions, address_book,
+    Chimeway, Core, FlowError, actions,
     batch::{self, Look},
-    deliver::{self, Claimed, Delivery},
+    claim::{self, Which},
+    deliver::{self, Delivery},
     due::Due,
     expand::Expand,
-    metrics,
     owed::Owed,
     record::{Attempted, Record, Recorded},
     route::Route,
     session::Sessions,
     sweep,
 };
-use crate::{
-    engine::turns::{Slots, Turns},
-    store::{
-        StoreResult,
-        claims::{self, Claim, ClaimedRow},
-        due::Floor,
-        turns,
-    },
-};
+use crate::store::StoreResult;
 
 /// How many deliveries one round claims.
 const CLAIM: i64 = 100;
@@ -112,8 +103,8 @@ async fn round(core: &Core, sessions: &Sessions) -> StoreResult<Settled> {
 }
 
 async fn send_due(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
-    let mut claims = claim(core, sessions, &Which::at_most(CLAIM), None).await?;
-    claims.extend(claim(core, sessions, &Which::at_most(1).alone(), None).await?);
+    let mut claims = claim::claim(core, sessions, &Which::at_most(CLAIM), None).await?;
+    claims.extend(claim::claim(core, sessions, &Which::at_most(1).alone(), None).await?);
     let needs = deliver::needs_of(core, sessions, &claims).await?;
     let (mut results, mut back) = (vec![], vec![]);
     for claimed in claims {
@@ -124,7 +115,7 @@ async fn send_due(core: &Core, sessions: &Sessions) -> StoreResult<usize> {
     }
     let sent = results.len();
     record(core, sessions, results).await?;
-    hand_back(sessions, &back).await?;
+    claim::hand_back(sessions, &back).await?;
     Ok(sent)
 }
 
@@ -151,149 +142,6 @@ async fn record(
         "results are not recorded: another session holds their rows; their leases end"
     );
     Ok(())
-}
-
-/// Which deliveries are claimed.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Which {
-    /// How many.
-    pub(super) slots: Slots,
-    /// Only those whose workers died repeatedly.
-    pub(super) isolated: bool,
-    /// Only what is due since then, or later.
-    pub(super) floor: Floor,
-}
-
-impl Which {
-    pub(super) fn at_most(limit: i64) -> Self {
-        let slots = Slots {
-            free: limit,
-            per_channel: limit,
-            ..Slots::default()
-        };
-        Self {
-            slots,
-            ..Self::default()
-        }
-    }
-
-    /// One of those whose workers died repeatedly.
-    pub(super) fn alone(mut self) -> Self {
-        self.slots.free = 1;
-        self.isolated = true;
-        self
-    }
-}
-
-/// Claims due deliveries, the earliest ones, or those whose turn it is: durable when it returns, and so before the
-/// first of them is sent.
-pub(super) async fn claim(
-    core: &Core,
-    sessions: &Sessions,
-    which: &Which,
-    turns: Option<&mut InTurn>,
-) -> StoreResult<Vec<Claimed>> {
-    let asked = Instant::now();
-    let claim = Claim {
-        owner: &core.worker,
-        lease: core.timing.lease,
-        slots: &which.slots,
-        isolated: which.isolated,
-        shares: None,
-        floor: which.floor,
-    };
-    let work = sessions.bounded();
-    let take = async {
-        let mut session = work.session().await?;
-        core.outage.connected(asked);
-        let mut tx = session.begin().await?;
-        let began = Instant::now();
-        let rows = match turns {
-            Some(turns) => turns.claim(&mut tx, claim).await?,
-            None => claims::claim(&mut tx, &claim).await?,
-        };
-        tx.commit().await?;
-        metrics::claimed(began.elapsed());
-        StoreResult::Ok(rows)
-    };
-    let rows = work.run(take).await?;
-    let claimed = |row| Claimed {
-        row,
-        asked,
-        look_up: None,
-    };
-    let mut claimed: Vec<Claimed> = rows.into_iter().map(claimed).collect();
-    address_book::consult(core, &mut claimed);
-    Ok(claimed)
-}
-
-/// Whose turn it is, as far as a process knows.
-pub(super) struct InTurn {
-    turns: Turns,
-    began: Instant,
-}
-
-impl InTurn {
-    pub(super) fn new() -> Self {
-        Self {
-            turns: Turns::default(),
-            began: Instant::now(),
-        }
-    }
-
-    /// For how long it is still believed that nobody is known whose turn it could be.
-    pub(super) fn nobody_for(&self, slots: &Slots) -> Option<Duration> {
-        self.turns.nobody_for(slots, self.began.elapsed())
-    }
-
-    /// Claims of those whose turn it is. Where they turn out to have nothing left, it is looked who has.
-    async fn claim(
-        &mut self,
-        conn: &mut PgConnection,
-        claim: Claim<'_>,
-    ) -> StoreResult<Vec<ClaimedRow>> {
-        let slots = claim.slots;
-        let mut looks = self.turns.is_stale(slots, self.began.elapsed());
-        loop {
-            if looks {
-                let found = turns::due(conn, self.turns.last(), slots, claim.floor).await?;
-                self.turns.found(found, slots, self.began.elapsed());
-            }
-            let shares = self.turns.shares(slots);
-            let mut rows = vec![];
-            if !shares.is_empty() {
-                let shares = Some(shares.as_slice());
-                rows = claims::claim(conn, &Claim { shares, ..claim }).await?;
-            }
-            let taken = rows
-                .iter()
-                .map(|it| (it.tenant.as_str(), it.channel.as_str()));
-            self.turns.took(&shares, taken, slots);
-            if looks || !rows.is_empty() {
-                return Ok(rows);
-            }
-            looks = true;
-        }
-    }
-}
-
-/// Gives claims back: due again, nothing counted.
-pub(super) async fn hand_back(
-    sessions: &Sessions,
-    claims: &[claims::ClaimRef],
-) -> StoreResult<u64> {
-    if claims.is_empty() {
-        return Ok(0);
-    }
-    let work = sessions.bounded();
-    let give = async {
-        let mut session = work.session().await?;
-        let mut tx = session.begin_plain().await?;
-        let given = claims::hand_back(&mut tx, claims).await?;
-        tx.commit().await?;
-        Ok(given)
-    };
-    work.run(give).await
 }
 
 /// How long a look at a queue of batches pauses after one that brought nothing although rows were due.

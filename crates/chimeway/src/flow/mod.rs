@@ -13,6 +13,7 @@ pub mod apply;
 pub mod approvals;
 mod batch;
 mod check;
+mod claim;
 mod commit;
 mod context;
 mod definitions;

@@ -15,9 +15,9 @@ use crate::{
     engine::{attempt::CRASHES_BEFORE_ISOLATION, turns::Slots},
     flow::{
         Core, Point,
+        claim::{self, InTurn, Which},
         commit::Stage,
         deliver::{self, Claimed, Delivery},
-        dispatch::{self, InTurn, Which},
         metrics,
         session::Sessions,
         sweep,
@@ -202,7 +202,7 @@ impl Deliveries {
         }
         let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
-            match dispatch::claim(&self.core, &self.sessions, &which.alone(), None).await {
+            match claim::claim(&self.core, &self.sessions, &which.alone(), None).await {
                 Ok(rows) => claimed.extend(self.register(rows, true)),
                 // What was claimed before is begun all the same.
                 Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
@@ -219,7 +219,7 @@ impl Deliveries {
     async fn claim_which(&self, which: &Which, in_turn: bool) -> StoreResult<Vec<ClaimRef>> {
         let mut turns = self.turns.lock().await;
         let turns = in_turn.then_some(&mut *turns);
-        let rows = dispatch::claim(&self.core, &self.sessions, which, turns).await?;
+        let rows = claim::claim(&self.core, &self.sessions, which, turns).await?;
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
         if let Some(lateness) = lateness {
             self.state().late = lateness > LATE;
@@ -370,7 +370,7 @@ impl Source for Deliveries {
             }
             Delivery::TooLate => {
                 // Where even that fails, the lease ends by itself.
-                let _ = dispatch::hand_back(&self.sessions, &[job]).await;
+                let _ = claim::hand_back(&self.sessions, &[job]).await;
             }
         }
     }
@@ -381,7 +381,7 @@ impl Source for Deliveries {
             self.release(&claimed.row.channel, is_isolated(claimed));
         }
         let claims: Vec<ClaimRef> = unbegun.into_keys().collect();
-        match dispatch::hand_back(&self.sessions, &claims).await {
+        match claim::hand_back(&self.sessions, &claims).await {
             Ok(given) if given > 0 => tracing::info!(deliveries = given, "claims handed back"),
             Ok(_) => {}
             Err(error) => {
