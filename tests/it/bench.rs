@@ -2,14 +2,16 @@
 //! is held without timing anything: statements do not grow with a batch, rows of a journey are a fixed
 //! number.
 
-use chimeway::{Recipient, Trigger};
-use chimeway_testkit::{Story, TestDb};
+use chimeway::{Recipient, Trigger, flow::workers::Workers, queue::QueueName};
+use chimeway_testkit::{RecordingChannel, Story, TestDb};
 use serde_json::Value;
 use sqlx::PgPool;
 
 use crate::{
+    fleet::{Fleet, Host, recording},
     logs::Logs,
     programs::{Ran, chimeway, words},
+    support::eventually,
     tools::{MENTION, MORNING, actor, tenant, trigger_of},
 };
 
@@ -205,6 +207,25 @@ async fn statements_do_not_grow_with_the_batch() {
         five_hundred <= ten * 5,
         "{ten} for 10, {five_hundred} for 500"
     );
+}
+
+/// A process that has just begun knows no definition: those who are claimed together need it at the same time.
+#[tokio::test]
+async fn a_definition_is_read_once_for_all_that_are_claimed_together() {
+    let db = TestDb::create().await;
+    let host = Host::with_journey(db.pool(), "PT1H").await;
+    host.trigger_many(40).await;
+    let channel = RecordingChannel::default();
+    let (logs, _watching) = Logs::begin();
+    let workers = Workers::new(recording(&channel).build(), db.pool().clone());
+    let fleet = Fleet::start(workers.limit(QueueName::Delivery, 80));
+    eventually("all forty are sent", async || {
+        (channel.sent().len() == 40).then_some(())
+    })
+    .await;
+    fleet.stop().await;
+    let read = logs.text().matches("summary=\"-- workflows::load").count();
+    assert_eq!(read, 1, "times that the definition was read");
 }
 
 /// Counts every row that is written to the tables, by triggers of its own; not the clock of stories,

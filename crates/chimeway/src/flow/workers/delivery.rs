@@ -17,7 +17,7 @@ use crate::{
         Core, Point,
         claim::{self, InTurn, Which},
         commit::Stage,
-        deliver::{self, Claimed, Delivery},
+        deliver::{self, Claimed, Delivery, Needs},
         metrics,
         session::Sessions,
         sweep,
@@ -57,7 +57,7 @@ pub(super) struct Deliveries {
 #[derive(Default)]
 struct State {
     /// Claimed, and its handler has not begun.
-    unbegun: HashMap<ClaimRef, Claimed>,
+    unbegun: HashMap<ClaimRef, Unbegun>,
     /// How many are claimed or being sent, per channel.
     in_flight: HashMap<String, usize>,
     /// Channels whose slots were all taken by the last claim, until all are free. From the first free one
@@ -78,6 +78,12 @@ struct State {
     away: bool,
     /// What was claimed last had been due for long: there is more than can be sent at once.
     late: bool,
+}
+
+/// A claim, and what all that were claimed with it need.
+struct Unbegun {
+    claimed: Claimed,
+    needs: Arc<Needs>,
 }
 
 impl Deliveries {
@@ -102,7 +108,7 @@ impl Deliveries {
         self.limit.div_ceil(2)
     }
 
-    fn register(&self, claimed: Vec<Claimed>, isolated: bool) -> Vec<ClaimRef> {
+    fn register(&self, claimed: Vec<Claimed>, needs: &Arc<Needs>, isolated: bool) -> Vec<ClaimRef> {
         let mut state = self.state();
         claimed
             .into_iter()
@@ -117,7 +123,8 @@ impl Deliveries {
                 }
                 metrics::in_flight(&self.core, &state.in_flight, &claimed.row.channel);
                 state.isolated |= isolated;
-                state.unbegun.insert(reference, claimed);
+                let needs = Arc::clone(needs);
+                state.unbegun.insert(reference, Unbegun { claimed, needs });
                 reference
             })
             .collect()
@@ -202,8 +209,8 @@ impl Deliveries {
         }
         let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
-            match claim::claim(&self.core, &self.sessions, &which.alone(), None).await {
-                Ok(rows) => claimed.extend(self.register(rows, true)),
+            match self.claim_alone(&which.alone()).await {
+                Ok(rows) => claimed.extend(rows),
                 // What was claimed before is begun all the same.
                 Err(error) if taken > 0 => tracing::debug!(%error, "a second claim failed"),
                 Err(error) => return Err(error),
@@ -224,7 +231,26 @@ impl Deliveries {
         if let Some(lateness) = lateness {
             self.state().late = lateness > LATE;
         }
-        Ok(self.register(rows, false))
+        self.begin(rows, false).await
+    }
+
+    /// Claims one whose workers died repeatedly.
+    async fn claim_alone(&self, which: &Which) -> StoreResult<Vec<ClaimRef>> {
+        let rows = claim::claim(&self.core, &self.sessions, which, None).await?;
+        self.begin(rows, true).await
+    }
+
+    /// Reads what sending these needs, once for all of them, and registers them.
+    async fn begin(&self, claimed: Vec<Claimed>, isolated: bool) -> StoreResult<Vec<ClaimRef>> {
+        match deliver::needs_of(&self.core, &self.sessions, &claimed).await {
+            Ok(needs) => Ok(self.register(claimed, &Arc::new(needs), isolated)),
+            Err(error) => {
+                let claims: Vec<ClaimRef> = claimed.iter().map(Claimed::reference).collect();
+                // Where even that fails, their leases end by themselves.
+                let _ = claim::hand_back(&self.sessions, &claims).await;
+                Err(error)
+            }
+        }
     }
 
     /// Whether the earliest ones are to be looked for where no turn brought any: that may read all that is
@@ -346,7 +372,8 @@ impl Source for Deliveries {
     async fn handle(&self, job: ClaimRef, slot: Slot) {
         self.core.reach(Point::Claimed).await;
         // Not there: the drain has given it back.
-        let Some(claimed) = self.state().unbegun.remove(&job) else {
+        let unbegun = self.state().unbegun.remove(&job);
+        let Some(Unbegun { claimed, needs }) = unbegun else {
             return;
         };
         let in_flight = InFlight {
@@ -354,12 +381,7 @@ impl Source for Deliveries {
             channel: claimed.row.channel.clone(),
             isolated: is_isolated(&claimed),
         };
-        let claims = std::slice::from_ref(&claimed);
-        let delivered = match deliver::needs_of(&self.core, &self.sessions, claims).await {
-            Ok(needs) => deliver::deliver(&self.core, &claimed, &needs).await,
-            Err(_) => Delivery::TooLate,
-        };
-        match delivered {
+        match deliver::deliver(&self.core, &claimed, &needs).await {
             Delivery::Attempted(attempted) => {
                 // The next one can be sent while this one's result is written down: the more of them, the
                 // fewer transactions. But for one whose workers died: the next of its kind may be what killed them,
@@ -377,7 +399,7 @@ impl Source for Deliveries {
 
     async fn hand_back(&self) {
         let unbegun = std::mem::take(&mut self.state().unbegun);
-        for claimed in unbegun.values() {
+        for Unbegun { claimed, .. } in unbegun.values() {
             self.release(&claimed.row.channel, is_isolated(claimed));
         }
         let claims: Vec<ClaimRef> = unbegun.into_keys().collect();
