@@ -12,7 +12,7 @@ use chimeway::{
     ids::{self, AttemptNumber, RenderKey, StepKey, TenantId, WorkflowKey},
 };
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
@@ -74,6 +74,8 @@ impl Mail {
             channel: "email".parse()?,
             render_key: RenderKey::new(MAIL_KEY)?,
             params,
+            context: Value::Object(Map::new()),
+            call: None,
             address: None,
             locale: None,
             time_zone: None,

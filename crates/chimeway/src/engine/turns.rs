@@ -52,6 +52,16 @@ impl Slots {
         left.unwrap_or(self.per_channel).max(0)
     }
 
+    /// So many can be claimed whatever channels they go over.
+    #[must_use]
+    pub fn over_any(&self) -> i64 {
+        let fewest = self.left.values().copied().min();
+        self.free
+            .min(fewest.unwrap_or(i64::MAX))
+            .min(self.per_channel)
+            .max(0)
+    }
+
     /// Channels over which there are none.
     #[must_use]
     pub fn taken(&self) -> BTreeSet<String> {
@@ -247,6 +257,20 @@ mod tests {
             per_channel,
             left: left.collect(),
         }
+    }
+
+    #[test]
+    fn what_fits_over_any_channel_fits_whatever_is_due() {
+        let over_any = |free, per_channel, left: &[_]| slots(free, per_channel, left).over_any();
+        assert_eq!(over_any(20, 10, &[]), 10);
+        assert_eq!(over_any(6, 10, &[("email", 8)]), 6);
+        assert_eq!(over_any(12, 10, &[("email", 3), ("sms", 7)]), 3);
+        assert_eq!(
+            over_any(12, 10, &[("email", 0)]),
+            0,
+            "a claim leaves email out"
+        );
+        assert_eq!(over_any(12, 10, &[("email", -1)]), 0);
     }
 
     fn knowing(texts: &[&str], slots: &Slots) -> Turns {

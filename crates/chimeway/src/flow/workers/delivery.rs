@@ -26,7 +26,7 @@ use crate::{
     store::{
         StoreResult,
         claims::ClaimRef,
-        due::{self, DeliveriesDue},
+        due::{self, DeliveriesDue, DueIn},
     },
 };
 
@@ -65,7 +65,7 @@ struct State {
     full: HashMap<String, Option<Instant>>,
     /// The last claim took all the slots of a channel just now, and nobody has waited for them yet.
     filled_at: Option<Instant>,
-    /// The last look found nothing: the next one asks first, with one statement, whether there is anything.
+    /// The last look left nothing: the next one asks first, with one statement, whether there is anything.
     idle: bool,
     /// One whose workers died repeatedly is being sent.
     isolated: bool,
@@ -229,7 +229,9 @@ impl Deliveries {
         let rows = claim::claim(&self.core, &self.sessions, which, turns).await?;
         let lateness = rows.iter().map(|one| one.row.now - one.row.due_at).max();
         if let Some(lateness) = lateness {
-            self.state().late = lateness > LATE;
+            let mut state = self.state();
+            state.late = lateness > LATE;
+            state.idle = !in_turn && count(rows.len()) < which.slots.over_any();
         }
         self.begin(rows, false).await
     }
@@ -266,21 +268,27 @@ impl Deliveries {
     }
 
     /// Whether what crashed workers left is to be looked at: once a second.
+    fn is_time_for_crashes(&self) -> bool {
+        let at = self.state().crashes_at;
+        at.is_none_or(|at| at <= Instant::now())
+    }
+
     fn looks_after_crashes(&self) -> bool {
-        let now = Instant::now();
-        let mut state = self.state();
-        if state.crashes_at.is_some_and(|at| at > now) {
-            return false;
+        let is_time = self.is_time_for_crashes();
+        if is_time {
+            self.state().crashes_at = Some(Instant::now() + CRASHES_EVERY);
         }
-        state.crashes_at = Some(now + CRASHES_EVERY);
-        true
+        is_time
     }
 
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
         let idle = std::mem::take(&mut self.state().idle);
         if idle {
             let due = self.due().await?;
-            if due.any.is_none_or(|any| any > Duration::ZERO) {
+            let lies_ahead = |due: DueIn| due.is_none_or(|due| due > Duration::ZERO);
+            // What is being sent is due since it was claimed: whether that was too long ago is looked at once a second.
+            let none_to_close = lies_ahead(due.any) || !self.is_time_for_crashes();
+            if lies_ahead(due.to_claim) && none_to_close {
                 self.state().idle = true;
                 return Ok(Fetched {
                     jobs: vec![],
