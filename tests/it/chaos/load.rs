@@ -6,7 +6,7 @@ use std::{
     collections::BinaryHeap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -41,6 +41,8 @@ pub(crate) struct Told {
     pub(crate) decisions: AtomicUsize,
     /// Whatever the database refused, or did not answer.
     pub(crate) errors: AtomicUsize,
+    /// The longest call of a host, in milliseconds.
+    pub(crate) longest: AtomicU64,
 }
 
 pub(crate) struct Load {
@@ -106,6 +108,7 @@ struct Host {
 impl Host {
     async fn run(mut self, stop: CancellationToken) {
         while !(stop.is_cancelled() && self.signals.is_empty()) {
+            let began = Instant::now();
             let done = match self.signals.peek() {
                 Some(Reverse((at, _))) if *at <= Instant::now() => self.tell_next().await,
                 _ if stop.is_cancelled() => Ok(()),
@@ -114,6 +117,8 @@ impl Host {
             if done.is_err() {
                 self.told.errors.fetch_add(1, Relaxed);
             }
+            let took = u64::try_from(began.elapsed().as_millis()).unwrap();
+            self.told.longest.fetch_max(took, Relaxed);
             let pause = self.rng.random_range(0..PACE);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }

@@ -118,6 +118,8 @@ pub(crate) struct Verdict {
     pub(crate) triggers: usize,
     pub(crate) signals: usize,
     pub(crate) errors: usize,
+    /// The longest call of a host.
+    pub(crate) longest: Duration,
     /// Messages that were sent more than once, each time marked.
     pub(crate) resent: usize,
     /// From the last fault until no message was open and nothing late.
@@ -166,6 +168,7 @@ impl Cell {
             triggers: told.triggers.load(Relaxed),
             signals: told.signals.load(Relaxed),
             errors: told.errors.load(Relaxed),
+            longest: Duration::from_millis(told.longest.load(Relaxed)),
             resent: taken.values().filter(|sends| sends.len() > 1).count(),
             tally,
             recovery,

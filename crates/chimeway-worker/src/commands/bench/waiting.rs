@@ -70,12 +70,8 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     let watch = Watch::begin(ground.postmaster);
 
     report.progress(&format!("{} s without anything due", args.idle_seconds));
-    let idle = Idle::measure(
-        ground,
-        &workers,
-        Duration::from_secs(args.idle_seconds.into()),
-    )
-    .await;
+    let idle = Duration::from_secs(args.idle_seconds.into());
+    let idle = Cpu::idle(ground, &workers, idle).await;
 
     report.progress(&format!("{late} that become due one after another"));
     let group = become_due(&mut conn, (0, late), SPREAD_MS).await?;
@@ -85,7 +81,9 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     report.progress(&format!("{due} that become due at one instant"));
     let group = become_due(&mut conn, (late, i64::from(due)), 0).await?;
     let before = Counters::read(&mut conn).await?;
+    let cpu = Cpu::read(ground, &workers);
     ended(&mut conn, &group, &mut workers).await?;
+    let cpu = Cpu::read(ground, &workers).since(&cpu, f64::from(due) / 1_000.0);
     let (seconds, came): (f64, i64) = sqlx::query_as(
         "select extract(epoch from max(r.ended_at) - $1)::float8, count(*) from bench_due n \
          join chimeway.workflow_runs r on r.id = n.id where n.place >= $2 and r.ended_at is not null",
@@ -131,6 +129,14 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     ]);
     table.row(["share of it".into(), figure(Some(share * 100.0), 0, "%")]);
     table.row([
+        "CPU per 1,000 of them: workers".into(),
+        figure(Some(cpu.workers), 3, "s"),
+    ]);
+    table.row([
+        "CPU per 1,000 of them: PostgreSQL".into(),
+        figure(cpu.server, 3, "s"),
+    ]);
+    table.row([
         "peak memory: a worker".into(),
         figure(worker_peak, 0, "MiB"),
     ]);
@@ -152,6 +158,8 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
             "rate": drain,
             "floor_rate": floor.rate_after_wait,
             "share_of_floor": share,
+            "worker_cpu_seconds_per_1000": cpu.workers,
+            "server_cpu_seconds_per_1000": cpu.server,
         },
         "statements": counted.statements,
         "worker_peak_mib": worker_peak,
@@ -164,26 +172,37 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     report.print(&ground.settings, &figures, &shown)
 }
 
-/// The part of a core that is used while nothing is due.
-struct Idle {
+/// Seconds of CPU: used so far, or from one reading to the next.
+struct Cpu {
     workers: f64,
     server: Option<f64>,
 }
 
-impl Idle {
-    async fn measure(ground: &Ground, workers: &Workers, idle: Duration) -> Self {
+impl Cpu {
+    fn read(ground: &Ground, workers: &Workers) -> Self {
+        Self {
+            workers: workers.cpu_seconds(),
+            server: ground.postmaster.and_then(system::family_cpu_seconds),
+        }
+    }
+
+    /// What came since then, for each of so many.
+    fn since(&self, before: &Self, parts: f64) -> Self {
+        let server = self.server.zip(before.server);
+        Self {
+            workers: (self.workers - before.workers) / parts,
+            server: server.map(|(now, before)| (now - before) / parts),
+        }
+    }
+
+    /// The part of a core that is used while nothing is due.
+    async fn idle(ground: &Ground, workers: &Workers, idle: Duration) -> Self {
         // What it takes to start is over then.
         sleep(AHEAD).await;
-        let server = || ground.postmaster.and_then(system::family_cpu_seconds);
-        let (began, workers_before, server_before) =
-            (Instant::now(), workers.cpu_seconds(), server());
+        let (began, before) = (Instant::now(), Self::read(ground, workers));
         sleep(idle).await;
-        let seconds = began.elapsed().as_secs_f64();
-        let since = |now: Option<f64>| Some((now? - server_before?) / seconds);
-        Self {
-            workers: (workers.cpu_seconds() - workers_before) / seconds,
-            server: since(server()),
-        }
+        let now = Self::read(ground, workers);
+        now.since(&before, began.elapsed().as_secs_f64())
     }
 }
 
