@@ -15,6 +15,7 @@ use tokio::sync::Barrier;
 use crate::{
     audit::audit,
     fleet::{Fleet, Host, execute, journey, number, recording, texts},
+    support::eventually,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,6 +66,40 @@ async fn a_result_that_the_database_refuses_is_recorded_without_the_providers_an
         ["succeeded 1", "succeeded fine 202 199"]
     );
     audit(pool).await;
+}
+
+/// As a row that was written by hand. They are due at once, and claimed together.
+#[tokio::test]
+async fn a_definition_that_no_worker_can_read_holds_up_no_message_of_another() {
+    let db = TestDb::create().await;
+    let (pool, channel) = (db.pool(), RecordingChannel::default());
+    let host = Host::with_journey(pool, "PT1H").await;
+    host.trigger("first").await;
+    execute(
+        pool,
+        "set session_replication_role = replica;
+         update chimeway.workflow_definitions set document = document || '{\"n\": 1e400}';
+         set session_replication_role = origin",
+    )
+    .await;
+    let host = Host::with_journey(pool, "PT2H").await;
+    host.trigger_many(9).await;
+    let fleet = Fleet::start(Workers::new(recording(&channel).build(), pool.clone()));
+    for n in 0..9 {
+        host.until(&format!("user_{n}"), "waiting").await;
+    }
+    let first = "select concat_ws(' ', d.status, a.outcome, a.response ->> 'error')
+                 from chimeway.delivery_attempts a
+                 join chimeway.deliveries d on d.id = a.delivery_id
+                 join chimeway.workflow_runs r on r.id = d.workflow_run_id
+                 where r.actor_id = 'first' and a.attempt_number = 1";
+    eventually("its try is recorded", async || {
+        (texts(pool, first).await == ["failed failed this worker cannot read the definition"])
+            .then_some(())
+    })
+    .await;
+    fleet.stop().await;
+    assert_eq!(channel.sent().len(), 9);
 }
 
 #[tokio::test]

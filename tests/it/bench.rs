@@ -226,7 +226,7 @@ async fn a_definition_is_read_once_for_all_that_are_claimed_together() {
     })
     .await;
     fleet.stop().await;
-    let read = logs.text().matches("summary=\"-- workflows::load").count();
+    let read = logs.text().matches("summary=\"-- workflows::plans").count();
     assert_eq!(read, 1, "times that the definition was read");
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, PgConnection};
 
 use super::{cell::Cell, load::Load, supervisor::Supervisor, verdict::Faults};
-use crate::fleet::{execute, texts};
+use crate::{
+    fleet::{execute, texts},
+    support::eventually_or,
+};
 
 /// What was sent and recorded so far.
 const SUCCEEDED: &str =
@@ -144,20 +147,15 @@ async fn a_session_holds_rows() {
         )";
     let waits = "select count(*) from chimeway.deliveries
         where status in ('pending', 'failed') and next_attempt_at < now() - interval '2 s'";
-    let began = Instant::now();
-    loop {
+    let only_held = async || {
         let (runs, messages) = (cell.count(behind).await, cell.count(waits).await);
-        if runs <= held && messages <= held {
-            break;
-        }
-        if began.elapsed() > Duration::from_secs(20) {
-            let left = texts(&cell.pool, LEFT).await;
-            panic!(
-                "{held} rows are held, and {runs} runs and {messages} messages are left: {left:#?}"
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        (runs <= held && messages <= held).then_some(())
+    };
+    eventually_or(only_held, async || {
+        let left = texts(&cell.pool, LEFT).await;
+        format!("{held} rows are held, and more than that is left: {left:#?}")
+    })
+    .await;
     for (mut holder, _) in holders {
         sqlx::raw_sql("rollback")
             .execute(&mut holder)

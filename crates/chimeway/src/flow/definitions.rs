@@ -52,7 +52,7 @@ impl Cache {
                 }
             }
         }
-        for row in workflows::load(conn, &missing).await? {
+        for row in workflows::plans(conn, &missing).await? {
             let committed = row.committed;
             let Ok(definition) = decode(&row) else {
                 tracing::error!(definition.id = %row.id, "a stored definition does not decode");
@@ -78,8 +78,9 @@ pub(crate) const fn undecodable(id: DefinitionId) -> StoreError {
     }
 }
 
-fn decode(row: &workflows::DefinitionRow) -> StoreResult<Definition> {
-    let plan = read_stored(&row.document).map_err(|_| undecodable(row.id))?;
+fn decode(row: &workflows::PlanRow) -> StoreResult<Definition> {
+    let document = row.document.read().ok_or(undecodable(row.id))?;
+    let plan = read_stored(document).map_err(|_| undecodable(row.id))?;
     let step_ids = row.step_ids.iter().copied().map(StepId).collect();
     Definition::new(row.id, Version(row.version), plan, step_ids).map_err(|_| undecodable(row.id))
 }

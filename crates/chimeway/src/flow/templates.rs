@@ -341,7 +341,7 @@ impl Cache {
         Ok(Loaded(found.collect()))
     }
 
-    /// Something was applied here: look before the next message.
+    /// Something was applied here: look before messages are claimed next.
     pub(super) async fn forget(&self) {
         self.state.lock().await.looked = None;
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::StoreResult;
+use super::{StoreResult, json::Kept};
 use crate::ids::{DefinitionId, StepId};
 
 /// The latest version of a workflow.
@@ -72,9 +72,6 @@ pub struct DefinitionRow {
     pub channels: Vec<String>,
     /// When it was stored.
     pub created_at: DateTime<Utc>,
-    /// Whether it was stored before this transaction began, and so is not this transaction's own: only
-    /// then may it be cached, for a rollback would take it back.
-    pub committed: bool,
 }
 
 /// Definitions by id; unknown ones are left out.
@@ -93,7 +90,7 @@ pub async fn load(
         DefinitionRow,
         r#"-- workflows::load
 select d.id as "id: DefinitionId", d.workflow_key as key, d.workflow_version as version, d.document,
-    d.content_hash as hash, d.created_at, d.stored_at < transaction_timestamp() as "committed!",
+    d.content_hash as hash, d.created_at,
     coalesce(array_agg(s.id order by s.step_order) filter (where s.id is not null), '{}') as "step_ids!",
     coalesce(array_agg(s.channel) filter (where s.channel is not null), '{}') as "channels!"
 from chimeway.workflow_definitions d
@@ -101,6 +98,47 @@ left join chimeway.workflow_steps s on s.workflow_definition_id = d.id
 where d.id = any($1)
 group by d.id
 order by d.id"#,
+        ids as _,
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// What a worker follows a definition by.
+#[derive(Debug, Clone)]
+pub struct PlanRow {
+    /// Its row.
+    pub id: DefinitionId,
+    /// Which version.
+    pub version: i32,
+    /// The canonical document.
+    pub document: Kept,
+    /// The rows of its steps, in order.
+    pub step_ids: Vec<Uuid>,
+    /// Whether it was stored before this transaction began, and so is not this transaction's own: only
+    /// then may it be cached, for a rollback would take it back.
+    pub committed: bool,
+}
+
+/// Plans by id; unknown ones are left out, and one that cannot be read is there, so that it fails alone.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn plans(conn: &mut PgConnection, ids: &[DefinitionId]) -> StoreResult<Vec<PlanRow>> {
+    if ids.is_empty() {
+        return Ok(vec![]);
+    }
+    Ok(sqlx::query_as!(
+        PlanRow,
+        r#"-- workflows::plans
+select d.id as "id: DefinitionId", d.workflow_version as version, d.document as "document: Kept",
+    d.stored_at < transaction_timestamp() as "committed!",
+    array(
+        select s.id from chimeway.workflow_steps s where s.workflow_definition_id = d.id order by s.step_order
+    ) as "step_ids!"
+from chimeway.workflow_definitions d
+where d.id = any($1)"#,
         ids as _,
     )
     .fetch_all(conn)

@@ -273,6 +273,7 @@ impl Deliveries {
         at.is_none_or(|at| at <= Instant::now())
     }
 
+    /// Whether that is now: the next time is a second away then.
     fn looks_after_crashes(&self) -> bool {
         let is_time = self.is_time_for_crashes();
         if is_time {
