@@ -92,7 +92,7 @@ pub(crate) async fn claim_in_turn(
     let found = due_turns::due(conn, turns.last(), slots, floor)
         .await
         .unwrap();
-    turns.found(found, slots, Duration::ZERO);
+    turns.found(found, slots, Duration::ZERO, Duration::ZERO);
     let shares = turns.shares(slots);
     let claim = Claim {
         shares: Some(&shares),

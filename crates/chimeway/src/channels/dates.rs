@@ -3,8 +3,8 @@
 use chrono::{DateTime, FixedOffset, Locale, NaiveDate, TimeZone as _, format::StrftimeItems};
 use chrono_tz::Tz;
 use minijinja::{
-    Environment, Error, ErrorKind,
-    value::{Value, ValueKind},
+    Environment, Error, ErrorKind, State,
+    value::{Object, Value, ValueKind},
 };
 
 /// Says what is wrong with a value without showing it.
@@ -18,37 +18,47 @@ const NO_TIME: &str = "is a day without a time; use `date`, or give an instant";
 const NO_FORMAT: &str =
     "has a format that is not known; use \"long\", \"short\" or a pattern such as \"%d.%m.%Y\"";
 
+/// The name of the [`Reader`] in the context of a template: with a space in it, so no template can say or set it.
+pub(super) const READER: &str = "the reader";
+
 /// Where and in which language someone reads.
 #[derive(Debug, Clone, Copy)]
-struct Reader {
+pub(super) struct Reader {
     zone: Option<Tz>,
     locale: Locale,
 }
 
-/// Adds `date`, `time` and `datetime`. A zone that is not known is UTC, and says so; a language that is
-/// not known writes like ISO 8601.
-pub(super) fn add(
-    environment: &mut Environment<'static>,
-    locale: Option<&str>,
-    zone: Option<&str>,
-) {
-    let reader = Reader {
-        zone: zone.and_then(|zone| zone.parse().ok()),
-        locale: locale.and_then(locale_of).unwrap_or(Locale::POSIX),
-    };
+impl Reader {
+    /// A zone that is not known is UTC, and says so; a language that is not known writes like ISO 8601.
+    pub(super) fn of(locale: Option<&str>, zone: Option<&str>) -> Self {
+        Self {
+            zone: zone.and_then(|zone| zone.parse().ok()),
+            locale: locale.and_then(locale_of).unwrap_or(Locale::POSIX),
+        }
+    }
+}
+
+impl Object for Reader {}
+
+/// Adds `date`, `time` and `datetime`, which write for the [`READER`] of the context.
+pub(super) fn add(environment: &mut Environment<'static>) {
     for (name, what) in [
         ("date", What::Date),
         ("time", What::Time),
         ("datetime", What::Both),
     ] {
-        environment.add_filter(name, move |value: Value, format: Option<String>| {
+        let write = move |state: &State<'_, '_>, value: Value, format: Option<String>| {
             if value.is_undefined() {
                 return Err(ErrorKind::UndefinedError.into());
             }
+            let reader = state.lookup(READER);
+            let reader = reader.and_then(|it| it.downcast_object_ref::<Reader>().copied());
+            let reader = reader.unwrap_or_else(|| Reader::of(None, None));
             reader
                 .write(what, &value, format.as_deref())
                 .map_err(|told| Error::from(ErrorKind::InvalidOperation).with_source(told))
-        });
+        };
+        environment.add_filter(name, write);
     }
 }
 
@@ -177,13 +187,17 @@ fn instant(value: &Value) -> Option<DateTime<FixedOffset>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn shown(locale: Option<&str>, zone: Option<&str>, expression: &str) -> String {
         let mut environment = Environment::new();
-        add(&mut environment, locale, zone);
+        add(&mut environment);
+        let reader = Value::from_object(Reader::of(locale, zone));
+        let context = Value::from(BTreeMap::from([(READER, reader)]));
         environment
-            .render_str(&format!("{{{{ {expression} }}}}"), ())
+            .render_str(&format!("{{{{ {expression} }}}}"), context)
             .unwrap_or_else(|error| {
                 std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
             })

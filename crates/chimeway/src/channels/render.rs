@@ -6,7 +6,7 @@
 //! never an empty place; HTML is escaped; `date`, `time` and `datetime` show an instant in the
 //! recipient's zone and language.
 
-use std::{fmt, io};
+use std::{collections::BTreeMap, fmt, io};
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, value::Serde,
@@ -14,7 +14,8 @@ use minijinja::{
 use serde_json::json;
 
 use super::{
-    Content, Message, dates,
+    Content, Message,
+    dates::{self, READER, Reader},
     scan::{self, Use},
 };
 use crate::{definition::ContentHash, ids::RenderKey};
@@ -223,19 +224,13 @@ impl Template {
     ///
     /// The first [`RenderFailure`]; the parts are made in the order subject, text, HTML.
     pub fn render(&self, message: &Message) -> Result<Content, RenderFailure> {
-        let mut environment = self.environment.clone();
-        dates::add(
-            &mut environment,
-            message.locale.as_deref(),
-            message.time_zone.as_deref(),
-        );
         let context = context(message);
         let part = |end: &str, text: &Option<String>| {
             let Some(text) = text else {
                 return Ok(None);
             };
             let file = format!("{}{end}", self.key);
-            render(&environment, &file, &context)
+            render(&self.environment, &file, &context)
                 .map(Some)
                 .map_err(|error| failure(file, text, &error))
         };
@@ -266,31 +261,33 @@ fn environment() -> Environment<'static> {
     });
     environment.set_fuel(Some(FUEL));
     environment.set_debug(true);
-    dates::add(&mut environment, None, None);
+    dates::add(&mut environment);
     environment
 }
 
 fn context(message: &Message) -> Value {
-    let mut recipient = serde_json::Map::new();
+    let (locale, zone) = (message.locale.as_deref(), message.time_zone.as_deref());
     let known = [
         ("identity", message.recipient.as_ref().map(AsRef::as_ref)),
-        ("locale", message.locale.as_deref()),
-        ("time_zone", message.time_zone.as_deref()),
+        ("locale", locale),
+        ("time_zone", zone),
     ];
-    for (name, value) in known {
-        if let Some(value) = value {
-            recipient.insert(name.to_owned(), value.into());
-        }
-    }
-    Value::from(Serde(json!({
-        "params": message.params,
-        "context": message.context,
-        "recipient": recipient,
-        "tenant": message.tenant,
-        "workflow": message.workflow,
-        "step": message.step,
-        "channel": message.channel,
-    })))
+    let recipient = known
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?.to_owned())));
+    Value::from(BTreeMap::from([
+        ("params", Value::from(Serde(&message.params))),
+        ("context", Value::from(Serde(&message.context))),
+        (
+            "recipient",
+            Value::from(recipient.collect::<BTreeMap<_, _>>()),
+        ),
+        ("tenant", Value::from(message.tenant.as_ref())),
+        ("workflow", Value::from(message.workflow.as_ref())),
+        ("step", Value::from(message.step.as_ref())),
+        ("channel", Value::from(message.channel.as_ref())),
+        (READER, Value::from_object(Reader::of(locale, zone))),
+    ]))
 }
 
 fn render(environment: &Environment<'_>, file: &str, context: &Value) -> Result<String, Error> {

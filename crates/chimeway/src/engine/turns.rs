@@ -14,6 +14,8 @@ pub const AHEAD: usize = 50;
 const FRESH: Duration = Duration::from_millis(100);
 /// The same where slots are left over, which somebody new could have.
 const FRESH_IF_SHORT: Duration = Duration::from_millis(10);
+/// But no less than so many times as long as finding out took: that is a twentieth of the time then, at most.
+const TIMES_WHAT_IT_TOOK: u32 = 20;
 
 /// A tenant and a channel; two empty texts before the first one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,6 +83,8 @@ pub struct Turns {
     /// Who had the last turn.
     last: Pair,
     found_at: Option<Duration>,
+    /// How long that took.
+    took: Duration,
     /// Over these channels there was no slot, and nobody was looked for.
     without: BTreeSet<String>,
     /// The last claim did not fill all slots.
@@ -127,7 +131,7 @@ impl Turns {
             return None;
         }
         let fresh = match self.short {
-            true => FRESH_IF_SHORT,
+            true => FRESH.min(FRESH_IF_SHORT.max(self.took * TIMES_WHAT_IT_TOOK)),
             false => FRESH,
         };
         let believed = (self.found_at? + fresh).checked_sub(now)?;
@@ -135,11 +139,12 @@ impl Turns {
     }
 
     /// These have something due, in their order after [`Turns::last`], over channels that have a slot; fewer
-    /// than [`AHEAD`] are all there are.
-    pub fn found(&mut self, pairs: Vec<Pair>, slots: &Slots, now: Duration) {
+    /// than [`AHEAD`] are all there are. It is known since `now`, and took that long to find out.
+    pub fn found(&mut self, pairs: Vec<Pair>, slots: &Slots, now: Duration, took: Duration) {
         self.all = pairs.len() < AHEAD;
         self.ahead = pairs.into();
         self.found_at = Some(now);
+        self.took = took;
         self.without = slots.taken();
     }
 
@@ -235,6 +240,7 @@ mod tests {
     use super::*;
 
     const NOW: Duration = Duration::from_secs(7);
+    const QUICK: Duration = Duration::from_micros(200);
 
     fn pair(text: &str) -> Pair {
         let (tenant, channel) = text.split_once(' ').unwrap_or_default();
@@ -275,7 +281,7 @@ mod tests {
 
     fn knowing(texts: &[&str], slots: &Slots) -> Turns {
         let mut turns = Turns::default();
-        turns.found(pairs(texts), slots, NOW);
+        turns.found(pairs(texts), slots, NOW, QUICK);
         turns
     }
 
@@ -370,7 +376,7 @@ mod tests {
         let now = NOW;
         let mut turns = Turns::default();
         assert!(turns.is_stale(&all, now));
-        turns.found(pairs(&["a email"]), &all, now);
+        turns.found(pairs(&["a email"]), &all, now, QUICK);
         claim(&mut turns, &all);
         assert!(!turns.is_stale(&all, now + Duration::from_millis(99)));
         assert!(turns.is_stale(&all, now + Duration::from_millis(100)));
@@ -381,10 +387,30 @@ mod tests {
         let some = slots(4, 2, &[]);
         let now = NOW;
         let mut turns = Turns::default();
-        turns.found(pairs(&["a email"]), &some, now);
+        turns.found(pairs(&["a email"]), &some, now, QUICK);
         assert_eq!(claim(&mut turns, &some), "a email 2");
         assert!(!turns.is_stale(&some, now + Duration::from_millis(9)));
         assert!(turns.is_stale(&some, now + Duration::from_millis(10)));
+    }
+
+    /// Where very much is due it takes longer to find out.
+    #[test]
+    fn what_took_long_to_find_out_is_believed_for_longer() {
+        let some = slots(4, 2, &[]);
+        let believed_for = |took: u64| {
+            let mut turns = Turns::default();
+            turns.found(pairs(&["a email"]), &some, NOW, Duration::from_micros(took));
+            claim(&mut turns, &some);
+            let stale = |millis: &u64| turns.is_stale(&some, NOW + Duration::from_millis(*millis));
+            (1..=100).find(stale)
+        };
+        assert_eq!(believed_for(500), Some(10));
+        assert_eq!(believed_for(1_500), Some(30));
+        assert_eq!(
+            believed_for(40_000),
+            Some(100),
+            "but never for longer than where all slots are filled"
+        );
     }
 
     /// Where a channel's slots are all taken it is looked past it now and then, and not for each claim.
@@ -393,17 +419,17 @@ mod tests {
         let without = slots(4, 4, &[("in_app", 0)]);
         let now = NOW;
         let mut turns = Turns::default();
-        turns.found(vec![], &without, now);
+        turns.found(vec![], &without, now, QUICK);
         turns.took(&[], [], &without);
         let (soon, later) = (Duration::from_millis(4), Duration::from_millis(10));
         assert_eq!(turns.nobody_for(&without, now + soon), Some(later - soon));
         assert_eq!(turns.nobody_for(&without, now + later), None);
         assert!(turns.is_stale(&without, now + later));
         // Somebody is known who has a slot.
-        turns.found(pairs(&["a email"]), &without, now);
+        turns.found(pairs(&["a email"]), &without, now, QUICK);
         assert_eq!(turns.nobody_for(&without, now), None);
         assert!(!turns.is_stale(&without, now));
-        turns.found(vec![], &slots(4, 4, &[]), now);
+        turns.found(vec![], &slots(4, 4, &[]), now, QUICK);
         assert!(turns.is_stale(&slots(4, 4, &[]), now));
     }
 

@@ -119,8 +119,11 @@ impl InTurn {
         let mut looks = self.turns.is_stale(slots, self.began.elapsed());
         loop {
             if looks {
+                let asked = self.began.elapsed();
                 let found = turns::due(conn, self.turns.last(), slots, claim.floor).await?;
-                self.turns.found(found, slots, self.began.elapsed());
+                let now = self.began.elapsed();
+                self.turns
+                    .found(found, slots, now, now.saturating_sub(asked));
             }
             let shares = self.turns.shares(slots);
             let mut rows = vec![];

@@ -192,6 +192,19 @@ fn what_the_language_has_is_no_mistake() {
     }
 }
 
+/// In its own zone, whatever names the template gives its values, and within a macro too.
+#[test]
+fn a_date_is_written_for_its_reader_everywhere() {
+    let at = "{{ params.at | datetime }}";
+    let template = format!(
+        "{at}; {{% macro hi(params) %}}{at}{{% endmacro %}}{{{{ hi(params) }}}}; \
+         {{% set recipient = {{'time_zone': 'UTC'}} %}}{{% for _ in range(1) %}}{at}{{% endfor %}}"
+    );
+    let params = json!({ "at": "2026-03-02T09:00:00Z" });
+    let vienna = "2. März 2026, 10:00";
+    assert_eq!(text_of(&template, params), Ok([vienna; 3].join("; ")));
+}
+
 #[test]
 fn the_hash_is_of_what_is_written() {
     let hash = |source: [&str; 3]| {
