@@ -89,7 +89,7 @@ pub(crate) async fn claim_in_turn(
     turns: &mut Turns,
     floor: Floor,
 ) -> Vec<ClaimedRow> {
-    let found = due_turns::due(conn, turns.last(), slots, floor)
+    let found = due_turns::due(conn, (turns.last(), turns.far()), slots, floor)
         .await
         .unwrap();
     turns.found(found, slots, Duration::ZERO, Duration::ZERO);
@@ -276,6 +276,44 @@ async fn what_is_not_due_yet_takes_no_turn() {
         claimed(&story, 10, &[], BEGINNING).await,
         "1 c email, 1 c in_app"
     );
+}
+
+/// Of 2,500 tenants each has a mail to send later, as after a provider's outage. Between them somebody's flood goes on
+/// without pause, and who has one message has a turn soon.
+#[tokio::test]
+async fn many_that_have_something_later_hold_up_nobody() {
+    let story = flood().await;
+    sqlx::query(
+        "update chimeway.deliveries set tenant_id = case tenant_id when 'a' then 'm' else 'o' end
+         where tenant_id in ('a', 'b')",
+    )
+    .execute(story.pool())
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into chimeway.deliveries (id, workflow_run_id, workflow_step_id, inserted_at, updated_at,
+             next_attempt_at, visit, tenant_id, channel)
+         select gen_random_uuid(), workflow_run_id, workflow_step_id, inserted_at, updated_at,
+             next_attempt_at + interval '1 hour', 1000 + n, 'n' || lpad(n::text, 4, '0'), channel
+         from generate_series(1, 2500) n, chimeway.deliveries
+         where tenant_id = 'c' and channel = 'email'",
+    )
+    .execute(story.pool())
+    .await
+    .unwrap();
+    let (mut turns, slots) = (Turns::default(), slots(4, &[]));
+    let mut taken = vec![];
+    for _ in 0..6 {
+        taken.push(claimed_of(&story, &slots, Some(&mut turns)).await);
+    }
+    insta::assert_snapshot!(taken.join("\n"), @"
+    1 c email, 1 c in_app
+    4 m email
+    4 m email
+    2 o email, 2 o in_app
+    2 m email, 1 o email
+    2 m email, 1 o in_app
+    ");
 }
 
 /// A claim writes into no index: the new version of a row is on the page of the old one, though all rows of the page are

@@ -10,6 +10,10 @@ use std::{
 
 /// For how many pairs ahead it is found out that something is due.
 pub const AHEAD: usize = 50;
+/// How many pairs with nothing due one look passes where somebody is known meanwhile, who waits for it.
+pub const NEAR: i32 = 1_000;
+/// The same where nobody is.
+const FAR: i32 = 5_000;
 /// How long that is believed.
 const FRESH: Duration = Duration::from_millis(100);
 /// The same where slots are left over, which somebody new could have.
@@ -24,6 +28,15 @@ pub struct Pair {
     pub tenant: String,
     /// Over which channel.
     pub channel: String,
+}
+
+/// What a look for pairs with something due brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Those that have, in the order of their turns: at most [`AHEAD`].
+    pub pairs: Vec<Pair>,
+    /// The look ended with this pair, before it was once round: the next one goes on from there.
+    pub cut: Option<Pair>,
 }
 
 /// What a pair may have of a claim.
@@ -78,9 +91,14 @@ impl Slots {
 pub struct Turns {
     /// Pairs with something due, in the order of their turns.
     ahead: VecDeque<Pair>,
-    /// These are all there are: after the last one comes the first one again.
-    all: bool,
-    /// Who had the last turn.
+    /// So many of the first ones were found by the last look, and have not had their turn since.
+    new: usize,
+    /// Where the last look ended, if that was before it was once round.
+    cut: Option<Pair>,
+    /// Few have something due: after the last one that is known comes the first one again.
+    few: bool,
+    /// After whom the next look begins: who had the last turn, or where the last look ended and all that it found
+    /// have had theirs.
     last: Pair,
     found_at: Option<Duration>,
     /// How long that took.
@@ -101,10 +119,19 @@ impl Turns {
         }
     }
 
-    /// Who had the last turn.
+    /// After whom it is looked next: who had the last turn, or where the last look ended.
     #[must_use]
     pub fn last(&self) -> &Pair {
         &self.last
+    }
+
+    /// How many pairs with nothing due the next look passes.
+    #[must_use]
+    pub fn far(&self) -> i32 {
+        match self.ahead.is_empty() {
+            true => FAR,
+            false => NEAR,
+        }
     }
 
     /// Whether it has to be found out anew who has something due.
@@ -125,7 +152,9 @@ impl Turns {
 
     /// For how long what was found is still believed; `None`: not any more.
     fn believed_for(&self, slots: &Slots, now: Duration) -> Option<Duration> {
-        let none_found = self.ahead.is_empty() && self.without.is_empty();
+        // Among many that have nothing due, the next look may take as long as the last one.
+        let many_have_not = self.few && self.cut.is_some();
+        let none_found = self.ahead.is_empty() && self.without.is_empty() && !many_have_not;
         let freed = self.without.iter().any(|channel| slots.over(channel) > 0);
         if none_found || freed {
             return None;
@@ -138,14 +167,39 @@ impl Turns {
         (!believed.is_zero()).then_some(believed)
     }
 
-    /// These have something due, in their order after [`Turns::last`], over channels that have a slot; fewer
-    /// than [`AHEAD`] are all there are. It is known since `now`, and took that long to find out.
-    pub fn found(&mut self, pairs: Vec<Pair>, slots: &Slots, now: Duration, took: Duration) {
-        self.all = pairs.len() < AHEAD;
-        self.ahead = pairs.into();
+    /// What a look after [`Turns::last`] brought, over channels that have a slot. It is known since `now`, and took
+    /// that long to find out.
+    ///
+    /// Where the look before ended among many that have nothing due, those that it found come behind the new ones:
+    /// who has something due does not wait for whole rounds.
+    pub fn found(&mut self, found: Found, slots: &Slots, now: Duration, took: Duration) {
+        let before = std::mem::take(&mut self.ahead);
+        let known = match self.few && self.cut.is_some() && found.cut.is_some() {
+            true => before,
+            false => VecDeque::new(),
+        };
+        self.new = found.pairs.len();
+        self.few = found.pairs.len() < AHEAD;
+        let known = known.into_iter().filter(|it| !found.pairs.contains(it));
+        self.ahead = known.collect();
+        for pair in found.pairs.iter().rev() {
+            self.ahead.push_front(pair.clone());
+        }
+        self.ahead.truncate(AHEAD);
+        self.cut = found.cut;
         self.found_at = Some(now);
         self.took = took;
         self.without = slots.taken();
+        self.goes_on();
+    }
+
+    /// All that the last look found have had their turn: the next one begins where it ended.
+    fn goes_on(&mut self) {
+        if let Some(cut) = &self.cut
+            && self.new == 0
+        {
+            self.last = cut.clone();
+        }
     }
 
     /// Shares for those whose turn it is: equal ones, as far as the slots of their channels go. Who is passed over
@@ -196,7 +250,11 @@ impl Turns {
         }
         self.short = of_pair.values().sum::<i64>() < slots.free;
         // Up to the first one that was passed over.
-        let first = self.ahead.iter().zip(shares);
+        let order = match self.cut {
+            Some(_) => self.new,
+            None => self.ahead.len(),
+        };
+        let first = self.ahead.iter().take(order).zip(shares);
         let served = first.take_while(|(pair, share)| **pair == share.pair);
         if let Some((last, _)) = served.last() {
             self.last = last.clone();
@@ -205,14 +263,17 @@ impl Turns {
             .iter()
             .map(|share| (&share.pair, share.at_most))
             .collect();
-        let (mut ahead, mut again) = (VecDeque::new(), vec![]);
-        for pair in self.ahead.drain(..) {
+        let (mut ahead, mut again, mut new) = (VecDeque::new(), vec![], 0);
+        for (place, pair) in self.ahead.drain(..).enumerate() {
             match shares.remove(&pair) {
-                None => ahead.push_back(pair),
+                None => {
+                    new += usize::from(place < self.new);
+                    ahead.push_back(pair);
+                }
                 Some(at_most) => {
                     let of = (pair.tenant.as_str(), pair.channel.as_str());
                     let full = of_pair.get(&of).is_some_and(|took| *took >= at_most);
-                    if full && self.all {
+                    if full && self.few {
                         again.push(pair);
                     }
                 }
@@ -220,6 +281,8 @@ impl Turns {
         }
         ahead.extend(again);
         self.ahead = ahead;
+        self.new = new;
+        self.goes_on();
     }
 }
 
@@ -250,8 +313,12 @@ mod tests {
         }
     }
 
-    fn pairs(texts: &[&str]) -> Vec<Pair> {
-        texts.iter().map(|text| pair(text)).collect()
+    /// These are all that have something due.
+    fn only(texts: &[&str]) -> Found {
+        Found {
+            pairs: texts.iter().map(|text| pair(text)).collect(),
+            cut: None,
+        }
     }
 
     fn slots(free: i64, per_channel: i64, left: &[(&str, i64)]) -> Slots {
@@ -281,7 +348,7 @@ mod tests {
 
     fn knowing(texts: &[&str], slots: &Slots) -> Turns {
         let mut turns = Turns::default();
-        turns.found(pairs(texts), slots, NOW, QUICK);
+        turns.found(only(texts), slots, NOW, QUICK);
         turns
     }
 
@@ -370,13 +437,79 @@ mod tests {
         assert!(turns.is_stale(&slots, NOW));
     }
 
+    /// So many looks and claims, one after another, over pairs in their order, of which some have something due,
+    /// and always will; a look passes no more than `far` pairs. How often each of them had a turn.
+    fn turns_of_each(due: &[bool], far: usize, slots: &Slots, times: usize) -> Vec<usize> {
+        let name = |n: usize| pair(&format!("t{n:05} email"));
+        let mut turns = Turns::default();
+        let mut had = vec![0; due.len()];
+        for _ in 0..times {
+            let first = (0..due.len()).find(|n| name(*n) > *turns.last());
+            let places = (0..due.len()).map(|n| (first.unwrap_or(0) + n) % due.len());
+            let mut found = Found::default();
+            for (passed, place) in places.enumerate() {
+                if passed == far || found.pairs.len() == AHEAD {
+                    let before = (place + due.len() - 1) % due.len();
+                    found.cut = Some(name(before));
+                    break;
+                }
+                if due[place] {
+                    found.pairs.push(name(place));
+                }
+            }
+            turns.found(found, slots, NOW, QUICK);
+            let shares = turns.shares(slots);
+            for share in &shares {
+                let place: usize = share.pair.tenant[1..].parse().unwrap();
+                had[place] += 1;
+            }
+            let taken = shares.iter().flat_map(|share| {
+                let of = (share.pair.tenant.as_str(), share.pair.channel.as_str());
+                std::iter::repeat_n(of, usize::try_from(share.at_most).unwrap())
+            });
+            turns.took(&shares, taken, slots);
+        }
+        had
+    }
+
+    #[test]
+    fn everybody_has_a_turn_however_many_have_nothing_due() {
+        let slots = slots(10, 10, &[]);
+        for (far, every) in [
+            (100, 1),
+            (100, 7),
+            (100, 90),
+            (100, 450),
+            (10, 25),
+            (2_000, 450),
+        ] {
+            let due: Vec<bool> = (0..900).map(|n| n % every == every / 2).collect();
+            let had = turns_of_each(&due, far, &slots, 400);
+            let of_due = had.iter().zip(&due).filter(|(_, due)| **due);
+            let fewest = of_due.map(|(had, _)| *had).min().unwrap();
+            assert!(fewest > 0, "{far} {every}: {had:?}");
+        }
+    }
+
+    /// A flood among many that have nothing due has all the slots all the time, and not once a round.
+    #[test]
+    fn who_has_something_due_does_not_wait_for_whole_rounds() {
+        let slots = slots(10, 10, &[]);
+        let mut due = vec![false; 1_000];
+        due[3] = true;
+        assert_eq!(turns_of_each(&due, 100, &slots, 50)[3], 50);
+        due[777] = true;
+        let had = turns_of_each(&due, 100, &slots, 50);
+        assert_eq!((had[3], had[777]), (50, 43), "from the eighth look on");
+    }
+
     #[test]
     fn what_was_found_is_believed_for_a_tenth_of_a_second() {
         let all = slots(2, 2, &[]);
         let now = NOW;
         let mut turns = Turns::default();
         assert!(turns.is_stale(&all, now));
-        turns.found(pairs(&["a email"]), &all, now, QUICK);
+        turns.found(only(&["a email"]), &all, now, QUICK);
         claim(&mut turns, &all);
         assert!(!turns.is_stale(&all, now + Duration::from_millis(99)));
         assert!(turns.is_stale(&all, now + Duration::from_millis(100)));
@@ -387,7 +520,7 @@ mod tests {
         let some = slots(4, 2, &[]);
         let now = NOW;
         let mut turns = Turns::default();
-        turns.found(pairs(&["a email"]), &some, now, QUICK);
+        turns.found(only(&["a email"]), &some, now, QUICK);
         assert_eq!(claim(&mut turns, &some), "a email 2");
         assert!(!turns.is_stale(&some, now + Duration::from_millis(9)));
         assert!(turns.is_stale(&some, now + Duration::from_millis(10)));
@@ -399,7 +532,7 @@ mod tests {
         let some = slots(4, 2, &[]);
         let believed_for = |took: u64| {
             let mut turns = Turns::default();
-            turns.found(pairs(&["a email"]), &some, NOW, Duration::from_micros(took));
+            turns.found(only(&["a email"]), &some, NOW, Duration::from_micros(took));
             claim(&mut turns, &some);
             let stale = |millis: &u64| turns.is_stale(&some, NOW + Duration::from_millis(*millis));
             (1..=100).find(stale)
@@ -419,17 +552,17 @@ mod tests {
         let without = slots(4, 4, &[("in_app", 0)]);
         let now = NOW;
         let mut turns = Turns::default();
-        turns.found(vec![], &without, now, QUICK);
+        turns.found(only(&[]), &without, now, QUICK);
         turns.took(&[], [], &without);
         let (soon, later) = (Duration::from_millis(4), Duration::from_millis(10));
         assert_eq!(turns.nobody_for(&without, now + soon), Some(later - soon));
         assert_eq!(turns.nobody_for(&without, now + later), None);
         assert!(turns.is_stale(&without, now + later));
         // Somebody is known who has a slot.
-        turns.found(pairs(&["a email"]), &without, now, QUICK);
+        turns.found(only(&["a email"]), &without, now, QUICK);
         assert_eq!(turns.nobody_for(&without, now), None);
         assert!(!turns.is_stale(&without, now));
-        turns.found(vec![], &slots(4, 4, &[]), now, QUICK);
+        turns.found(only(&[]), &slots(4, 4, &[]), now, QUICK);
         assert!(turns.is_stale(&slots(4, 4, &[]), now));
     }
 

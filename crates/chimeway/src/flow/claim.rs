@@ -120,7 +120,8 @@ impl InTurn {
         loop {
             if looks {
                 let asked = self.began.elapsed();
-                let found = turns::due(conn, self.turns.last(), slots, claim.floor).await?;
+                let from = (self.turns.last(), self.turns.far());
+                let found = turns::due(conn, from, slots, claim.floor).await?;
                 let now = self.began.elapsed();
                 self.turns
                     .found(found, slots, now, now.saturating_sub(asked));

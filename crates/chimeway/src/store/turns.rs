@@ -3,31 +3,34 @@
 use sqlx::PgConnection;
 
 use super::{StoreResult, due::Floor};
-use crate::engine::turns::{AHEAD, Pair, Slots};
+use crate::engine::turns::{AHEAD, Found, NEAR, Pair, Slots};
 
-/// The next pairs after the one that had the last turn that have something due, over channels that have a slot; after
-/// the last pair the first one again, once round. At most [`AHEAD`], among the next 1,000 that have anything to send,
-/// be it later: a look costs the same however much each of them has.
+/// The next pairs after one that have something due, over channels that have a slot; after the last pair the first one
+/// again, once round.
+///
+/// At most [`AHEAD`]. A look costs about 20 microseconds for each pair, however much it has. It ends where it has
+/// passed so many pairs with nothing due (only something later, or over a channel without a slot), or [`NEAR`] after
+/// the first one that has: the next look goes on from there.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn due(
     conn: &mut PgConnection,
-    after: &Pair,
+    (after, far): (&Pair, i32),
     slots: &Slots,
     floor: Floor,
-) -> StoreResult<Vec<Pair>> {
+) -> StoreResult<Found> {
     let taken: Vec<String> = slots.taken().into_iter().collect();
-    Ok(sqlx::query_as!(
-        Pair,
+    let passed = sqlx::query!(
         r#"-- turns::due
 with recursive moment as materialized (
     select chimeway.now() as now
-), pairs (tenant_id, channel, again, is_due, due_pairs, steps) as (
-    select $1::text collate "C", $2::text collate "C", false, false, 0, 0
+), pairs (tenant_id, channel, again, is_due, due_pairs, steps, steps_left) as (
+    select $1::text collate "C", $2::text collate "C", false, false, 0, 0, $6::int
     union all
-    select next.tenant_id, next.channel, next.again, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1
+    select next.tenant_id, next.channel, next.again, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1,
+        least(p.steps_left - 1, case when d.is_due and p.due_pairs = 0 then $7::int end)
     from pairs p
     cross join lateral (
         select * from (
@@ -65,17 +68,38 @@ with recursive moment as materialized (
         ), false) as is_due
         offset 0
     ) d
-    where p.due_pairs < $5::int and p.steps < 1000
+    where p.due_pairs < $5::int and p.steps_left > 0
         -- Once round: to the one that had the last turn.
         and (not next.again or (next.tenant_id, next.channel) <= ($1::text collate "C", $2::text collate "C"))
 )
-select tenant_id as "tenant!", channel as "channel!" from pairs where is_due order by steps"#,
+select tenant_id as "tenant!", channel as "channel!", is_due as "is_due!", is_cut as "is_cut!"
+from (
+    select *, steps = max(steps) over () and (due_pairs >= $5::int or steps_left <= 0) as is_cut from pairs
+) passed
+where is_due or is_cut
+order by steps"#,
         after.tenant,
         after.channel,
         &taken,
         floor,
         i32::try_from(AHEAD).unwrap_or(i32::MAX),
+        far,
+        NEAR,
     )
     .fetch_all(conn)
-    .await?)
+    .await?;
+    let mut found = Found::default();
+    for row in passed {
+        let pair = Pair {
+            tenant: row.tenant,
+            channel: row.channel,
+        };
+        if row.is_cut {
+            found.cut = Some(pair.clone());
+        }
+        if row.is_due {
+            found.pairs.push(pair);
+        }
+    }
+    Ok(found)
 }
