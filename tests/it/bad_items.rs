@@ -68,6 +68,84 @@ async fn a_result_that_the_database_refuses_is_recorded_without_the_providers_an
     audit(pool).await;
 }
 
+/// A host's own trigger on our tables is enough. What was sent is written down, and told when the run can be written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_cannot_be_written_holds_up_no_result() {
+    const MESSAGES: usize = 20;
+    let db = TestDb::create().await;
+    let (pool, channel) = (db.pool(), RecordingChannel::default());
+    let host = Host::with_journey(pool, "PT1H").await;
+    execute(
+        pool,
+        "create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'the test said so'; end $$;
+         create trigger refuse before update on chimeway.workflow_runs
+            for each row when (new.actor_id = 'user_7') execute function refuse()",
+    )
+    .await;
+    channel.always(Answer::With(Receipt {
+        provider_message_id: Some("fine".to_owned()),
+        response: None,
+    }));
+    let fleet = Fleet::start(Workers::new(recording(&channel).build(), pool.clone()));
+    host.trigger_many(MESSAGES).await;
+    for n in (0..MESSAGES).filter(|n| *n != 7) {
+        host.until(&format!("user_{n}"), "waiting").await;
+    }
+    let of_it = "select concat_ws(' ', d.status, a.outcome, a.provider_message_id, d.progress_owed_at is not null)
+                 from chimeway.deliveries d
+                 join chimeway.delivery_attempts a on a.delivery_id = d.id
+                 join chimeway.workflow_runs r on r.id = d.workflow_run_id where r.actor_id = 'user_7'";
+    eventually("its result is written down", async || {
+        (texts(pool, of_it).await == ["succeeded succeeded fine t"]).then_some(())
+    })
+    .await;
+    execute(
+        pool,
+        "drop trigger refuse on chimeway.workflow_runs;
+         update chimeway.deliveries set progress_owed_at = chimeway.now() where progress_owed_at is not null",
+    )
+    .await;
+    host.until("user_7", "waiting").await;
+    fleet.stop().await;
+    assert_eq!(channel.sent().len(), MESSAGES);
+    audit(pool).await;
+}
+
+/// Nothing can be done for it but to let the others go on; its lease ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_cannot_be_written_at_all_holds_up_no_other() {
+    const MESSAGES: usize = 20;
+    let db = TestDb::create().await;
+    let (pool, channel) = (db.pool(), RecordingChannel::default());
+    let host = Host::with_journey(pool, "PT1H").await;
+    host.trigger_many(MESSAGES).await;
+    execute(
+        pool,
+        "create function refuse() returns trigger language plpgsql as $$
+            begin
+                if (select r.actor_id from chimeway.deliveries d join chimeway.workflow_runs r on r.id = d.workflow_run_id
+                    where d.id = new.delivery_id) = 'user_7' then
+                    raise exception 'the test said so';
+                end if;
+                return new;
+            end $$;
+         create trigger refuse before insert on chimeway.delivery_attempts
+            for each row execute function refuse()",
+    )
+    .await;
+    let fleet = Fleet::start(Workers::new(recording(&channel).build(), pool.clone()));
+    for n in (0..MESSAGES).filter(|n| *n != 7) {
+        host.until(&format!("user_{n}"), "waiting").await;
+    }
+    // It drains: nothing waits for what cannot be written.
+    fleet.stop().await;
+    assert_eq!(channel.sent().len(), MESSAGES);
+    let left = "select concat_ws(' ', r.actor_id, d.status) from chimeway.deliveries d
+                join chimeway.workflow_runs r on r.id = d.workflow_run_id where d.status <> 'succeeded'";
+    assert_eq!(texts(pool, left).await, ["user_7 dispatched"]);
+}
+
 /// As a row that was written by hand. They are due at once, and claimed together.
 #[tokio::test]
 async fn a_definition_that_no_worker_can_read_holds_up_no_message_of_another() {

@@ -43,7 +43,15 @@ pub(super) trait Work: Sync {
     ) -> impl Future<Output = StoreResult<Option<Self::Output>>> + Send;
 }
 
-/// Commits every item but the bad ones, which are set aside; what each committed part brought.
+/// What committed, and what did not.
+pub(super) struct Committed<T> {
+    /// What each part brought.
+    pub(super) outputs: Vec<T>,
+    /// Why an item could not even be set aside, where that was so: it is as it was.
+    pub(super) left: Option<StoreError>,
+}
+
+/// Commits every item but the bad ones, which are set aside.
 ///
 /// # Errors
 ///
@@ -53,18 +61,29 @@ pub(super) async fn commit<W: Work>(
     sessions: &Sessions,
     work: &W,
     items: Vec<W::Item>,
-) -> StoreResult<Vec<W::Output>> {
-    let mut outputs = vec![];
+) -> StoreResult<Committed<W::Output>> {
+    let mut committed = Committed {
+        outputs: vec![],
+        left: None,
+    };
     let mut parts = vec![items];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;
         }
         match transact(sessions, work, &part).await {
-            Ok(output) => outputs.push(output),
+            Ok(output) => committed.outputs.push(output),
             Err(error) if error.fault() == Fault::Away => return Err(error),
             Err(error) => match part.as_slice() {
-                [item] => outputs.extend(aside(sessions, work, item, &error).await?),
+                [item] => match aside(sessions, work, item, &error).await {
+                    Ok(output) => committed.outputs.extend(output),
+                    Err(error) if error.fault().is_passing() => return Err(error),
+                    Err(error) => {
+                        let sqlstate = error.sqlstate().unwrap_or_default();
+                        tracing::error!(sqlstate, "a bad item of a batch could not be set aside");
+                        committed.left = Some(error);
+                    }
+                },
                 _ => {
                     let (left, right) = part.split_at(part.len() / 2);
                     parts.push(right.to_vec());
@@ -73,7 +92,7 @@ pub(super) async fn commit<W: Work>(
             },
         }
     }
-    Ok(outputs)
+    Ok(committed)
 }
 
 async fn transact<W: Work>(
@@ -276,7 +295,7 @@ impl<W: DueWork> Work for Among<'_, W> {
 ///
 /// # Errors
 ///
-/// Only if the database is away.
+/// If the database is away; and where a row that fails alone cannot be set aside either. The others are done then.
 pub(super) async fn take<W: DueWork>(
     core: &Core,
     sessions: &Sessions,
@@ -292,8 +311,8 @@ pub(super) async fn take<W: DueWork>(
         dangerous,
     } = bounded.run(take_locked(bounded, work, look)).await?;
     let counted = false;
-    let mut made = match whole {
-        Ok(made) => made,
+    let (mut made, mut left) = match whole {
+        Ok(made) => (made, None),
         Err(error) if error.fault() == Fault::Away => return Err(error),
         Err(_) => all(commit(sessions, &Among { work, counted }, ids).await?),
     };
@@ -301,12 +320,17 @@ pub(super) async fn take<W: DueWork>(
     let alone = dangerous.into_iter().map(|id| vec![id]);
     for ids in [suspects].into_iter().chain(alone) {
         if !ids.is_empty() {
-            let mut part = take_counted(sessions, work, ids).await?;
+            let (mut part, not) = take_counted(sessions, work, ids).await?;
             core.wake_after(sessions, &mut part).await;
             made = made.and(part);
+            left = left.or(not);
         }
     }
-    Ok((took, made))
+    match left {
+        // The others are done; whoever looks again at once would find this one again at once.
+        Some(error) => Err(error),
+        None => Ok((took, made)),
+    }
 }
 
 /// What one transaction locked, and what became of the work on it.
@@ -368,7 +392,7 @@ async fn take_counted<W: DueWork>(
     sessions: &Sessions,
     work: &W,
     ids: Vec<W::Id>,
-) -> StoreResult<Made> {
+) -> StoreResult<(Made, Option<StoreError>)> {
     let bounded = sessions.bounded();
     let count = async {
         let mut session = bounded.session().await?;
@@ -385,10 +409,11 @@ async fn take_counted<W: DueWork>(
         );
     }
     let counted = true;
-    let made = all(commit(sessions, &Among { work, counted }, taken).await?);
-    Ok(made.and(W::aside(set_aside).into()))
+    let (made, left) = all(commit(sessions, &Among { work, counted }, taken).await?);
+    Ok((made.and(W::aside(set_aside).into()), left))
 }
 
-fn all(parts: Vec<Made>) -> Made {
-    parts.into_iter().fold(Made::default(), Made::and)
+fn all(committed: Committed<Made>) -> (Made, Option<StoreError>) {
+    let parts = committed.outputs.into_iter();
+    (parts.fold(Made::default(), Made::and), committed.left)
 }

@@ -150,9 +150,10 @@ async fn record_all(
     loop {
         let began = Instant::now();
         match batch::commit(sessions, &Record { core }, results.to_vec()).await {
-            Ok(parts) => {
+            // One that was left: it ends with its lease, for there is nothing that would go better the next time.
+            Ok(committed) => {
                 metrics::recorded(results.len(), began.elapsed());
-                let mut recorded = Recorded::all(parts);
+                let mut recorded = Recorded::all(committed.outputs);
                 recorded.count(core);
                 core.wake_after(sessions, &mut recorded.made).await;
                 core.reach(Point::AfterRecordCommit).await;

@@ -127,8 +127,8 @@ async fn record(
     mut results: Vec<Arc<Attempted>>,
 ) -> StoreResult<()> {
     for _ in 0..RECORD_TRIES {
-        let recorded = batch::commit(sessions, &Record { core }, results.clone()).await?;
-        let mut recorded = Recorded::all(recorded);
+        let committed = batch::commit(sessions, &Record { core }, results.clone()).await?;
+        let mut recorded = Recorded::all(committed.outputs);
         recorded.count(core);
         core.wake_after(sessions, &mut recorded.made).await;
         results.retain(|result| recorded.held.contains(&result.claim));

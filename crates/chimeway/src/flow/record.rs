@@ -3,13 +3,14 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    slice,
     sync::Arc,
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use super::{
     Core, Point,
@@ -182,6 +183,11 @@ impl Recorded {
         metrics::quarantined("delivery", self.quarantined);
     }
 
+    /// How many tries were written down, or decided their delivery.
+    pub(super) fn ended(&self) -> usize {
+        self.ended.len()
+    }
+
     /// All parts of a batch.
     pub(super) fn all(parts: Vec<Self>) -> Self {
         parts.into_iter().fold(Self::default(), |mut all, part| {
@@ -201,13 +207,14 @@ impl Work for Record<'_> {
     type Output = Recorded;
 
     async fn run(&self, conn: &mut PgConnection, items: &[Self::Item]) -> StoreResult<Recorded> {
-        let recorded = record(self.core, conn, items).await?;
+        let recorded = record(self.core, conn, items, Told::Now).await?;
         self.core.reach(Point::BeforeRecordCommit).await;
         Ok(recorded)
     }
 
-    /// A record that the database does not take is written without what the provider said: the send
-    /// happened, and its result counts.
+    /// Written down alone, and told to its run by a transaction of its own: what the database does not take may be
+    /// what comes next there. Where it is what the provider said, that is left out: the send happened, and its result
+    /// counts.
     async fn set_aside(
         &self,
         conn: &mut PgConnection,
@@ -216,20 +223,41 @@ impl Work for Record<'_> {
     ) -> StoreResult<Option<Recorded>> {
         let delivery = item.claim.id;
         let sqlstate = error.sqlstate().unwrap_or_default();
-        tracing::error!(delivery.id = %delivery, sqlstate, "a result is recorded without the provider's answer");
-        let bare = Attempted {
+        tracing::error!(delivery.id = %delivery, sqlstate, "a result could not be recorded with its run; it is told later");
+        let mut whole = conn.begin().await?;
+        match record(self.core, &mut whole, slice::from_ref(item), Told::Later).await {
+            Ok(recorded) => {
+                whole.commit().await?;
+                return Ok(Some(recorded));
+            }
+            Err(error) if error.fault().is_passing() => return Err(error),
+            Err(_) => whole.rollback().await?,
+        }
+        tracing::error!(delivery.id = %delivery, "a result is recorded without the provider's answer");
+        let bare = Arc::new(Attempted {
             provider_message_id: None,
             response: None,
             ..Attempted::clone(item)
-        };
-        record(self.core, conn, &[Arc::new(bare)]).await.map(Some)
+        });
+        let recorded = record(self.core, conn, &[bare], Told::Later).await?;
+        Ok(Some(recorded))
     }
+}
+
+/// When a run is told a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// By the transaction that records it.
+    Now,
+    /// By one of its own.
+    Later,
 }
 
 async fn record(
     core: &Core,
     conn: &mut PgConnection,
     items: &[Arc<Attempted>],
+    told: Told,
 ) -> StoreResult<Recorded> {
     // A result that came just before its lease was closed: one row is written once.
     let real: HashSet<ClaimRef> = items
@@ -337,7 +365,8 @@ async fn record(
         // Where workers died again and again it may be what comes next in its run: that is told alone, and what
         // was sent is written down before.
         let dangerous = item.crashes + i32::from(item.closing()) >= CRASHES_BEFORE_ISOLATION;
-        if dangerous {
+        let is_known = current.contains_key(&item.run) || skipped.contains(&item.run);
+        if dangerous || (told == Told::Later && is_known) {
             alone.push(item.claim.id);
         } else if current.contains_key(&item.run) {
             inputs

@@ -56,7 +56,6 @@ pub(super) async fn close_expired(
     if expired.is_empty() {
         return Ok(0);
     }
-    let found = expired.len();
     let items = expired
         .into_iter()
         .map(|row| {
@@ -87,10 +86,12 @@ pub(super) async fn close_expired(
             })
         })
         .collect();
-    let mut recorded = Recorded::all(batch::commit(sessions, &Record { core }, items).await?);
+    let committed = batch::commit(sessions, &Record { core }, items).await?;
+    let mut recorded = Recorded::all(committed.outputs);
     recorded.count(core);
     core.wake_after(sessions, &mut recorded.made).await;
-    let closed = found - recorded.held.len();
+    // Not those that another session holds, nor those that another worker has just closed.
+    let closed = recorded.ended();
     metrics::leases_closed(closed);
     if closed > 0 {
         tracing::warn!(

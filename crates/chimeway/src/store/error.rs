@@ -53,6 +53,14 @@ pub enum Fault {
     Data,
 }
 
+impl Fault {
+    /// The same may go well the next time.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(self, Self::Away | Self::Conflict)
+    }
+}
+
 impl StoreError {
     /// What to do about it.
     #[must_use]
