@@ -60,7 +60,19 @@ async fn what_is_due_and_what_was_set_aside_is_told_without_a_worker() {
             next_attempt_at, visit, tenant_id, channel, status, lease_owner, lease_until, attempts, claim_no)
         select gen_random_uuid(), id, current_step_id, notification_id, now(), now(), now() - interval '1 minute', 7,
             tenant_id, 'email', 'dispatched', 'gone', now() - interval '30 seconds', 1, 1
-        from chimeway.workflow_runs;";
+        from chimeway.workflow_runs;
+        update chimeway.delivery_attempts set finished_at = started_at;
+        insert into chimeway.delivery_attempts
+            (delivery_id, attempt_number, claim_no, started_at, finished_at, outcome, error_class, adapter, worker)
+        select id, n, n, now(), now() + n * interval '20 milliseconds',
+            case n when 3 then 'succeeded' when 4 then 'unknown' else 'failed' end,
+            (array['temporary', 'bounced', null, 'unknown'])[n], 'smtp', 'gone'
+        from chimeway.deliveries, generate_series(1, 4) n where lease_owner = 'gone';
+        insert into chimeway.deliveries (id, workflow_run_id, workflow_step_id, inserted_at, updated_at,
+            next_attempt_at, visit, tenant_id, channel, status, lease_owner, lease_until, attempts, claim_no)
+        select gen_random_uuid(), id, current_step_id, now(), now(), now() - interval '1 minute', 8 + n,
+            tenant_id, 'sms', 'dispatched', 'here', now() + interval '30 seconds', 1, 1
+        from chimeway.workflow_runs, generate_series(1, 2) n;";
     psql(&url, &[], script).expect(0);
     let out = chimeway(&url, &["queues"]).expect(0).out;
     insta::assert_snapshot!(masked(&out), @"
@@ -71,6 +83,11 @@ async fn what_is_due_and_what_was_set_aside_is_told_without_a_worker() {
     chimeway_workflows  runs        0       -       120 min
     chimeway_workflows  owed        0       -       -
     chimeway_workflows  actions     0       -       -
+
+    CHANNEL  IN FLIGHT  TRIES  SUCCEEDED  TEMPORARY  PERMANENT  BOUNCED  UNKNOWN  MEDIAN
+    email    0          4      1          1          0          1        1        40 ms
+    in_app   0          1      1          0          0          0        0        0 ms
+    sms      2          0      0          0          0          0        0        -
 
     set aside           0 events, 0 runs, 1 signal
     expired leases      1
@@ -89,18 +106,33 @@ async fn what_is_due_and_what_was_set_aside_is_told_without_a_worker() {
     assert_eq!(json["queues"][1]["due"], 10_001, "counting stops");
     assert_eq!(json["set_aside"]["signals"], 1);
     assert_eq!(json["expired_leases"], 1);
+    assert_eq!(json["channels"][0]["bounced"], 1);
+    assert_eq!(json["channels"][0]["median_seconds"], 0.04);
+    assert_eq!(json["channels"][2]["in_flight"], 2);
     assert_eq!(json["tables"].as_array().unwrap().len(), 9);
 }
 
 #[tokio::test]
 async fn an_old_snapshot_is_told() {
+    holds_vacuum_back(
+        "begin isolation level repeatable read; select count(*) from chimeway.events",
+    )
+    .await;
+}
+
+/// As a host's that waits for something else: between its statements it has no snapshot.
+#[tokio::test]
+async fn an_open_transaction_that_has_written_is_told() {
+    holds_vacuum_back("begin; update chimeway.settings set notify = notify").await;
+}
+
+async fn holds_vacuum_back(begin: &'static str) {
     let db = TestDb::create().await;
     let mut old = db.connect().await;
-    old.execute("begin isolation level repeatable read; select count(*) from chimeway.events")
-        .await
-        .unwrap();
+    old.execute(begin).await.unwrap();
     for _ in 0..20 {
-        let write = "update chimeway.settings set notify = notify";
+        let write =
+            "insert into chimeway.cron_ticks values (gen_random_uuid()::text, now(), now())";
         db.pool().execute(write).await.unwrap();
     }
     let mut conn = db.connect().await;

@@ -1,6 +1,7 @@
 //! `chimeway queues`: what is due, what waits for somebody, what keeps PostgreSQL from its own work.
 
-use chimeway::flow::{DueWork, Overview, TableRows};
+use chimeway::flow::{ChannelTries, DueWork, Overview, TableRows};
+use serde::Serialize;
 
 use super::Context;
 use crate::{
@@ -8,7 +9,7 @@ use crate::{
     output::{self, Table, duration},
 };
 
-/// What is due in each queue and how late it is, and what needs somebody's eye
+/// What is due in each queue and how late it is, how the channels do, and what needs somebody's eye
 ///
 /// Reads the database alone: it works without a worker, and while workers are stuck. What a worker
 /// holds at the moment is not due. Counts stop at 10,000.
@@ -19,14 +20,21 @@ Examples:
   chimeway queues --json
 
 OLDEST is how long the oldest due row has waited: more than a second means that workers do not keep up,
-are not there, or do not run that queue.")]
+are not there, or do not run that queue.
+
+IN FLIGHT is what workers hold at the moment. The other columns are of the newest 1,000 tries of all channels:
+how many succeeded, failed and are tried again (TEMPORARY) or not (PERMANENT, BOUNCED), or were a worker's that
+vanished (UNKNOWN); and the median of what the channel took to answer.
+
+What only a worker knows (claims, timers' lateness, how long messages waited) is at its /metrics.")]
 pub(crate) struct Args {}
 
 pub(crate) async fn run(_: &Args, context: &Context) -> Result<(), CliError> {
     let mut conn = context.open().await?;
     let overview = Overview::read(&mut conn).await?;
+    let channels = ChannelTries::read(&mut conn).await?;
     if context.json {
-        return output::print_json(&overview);
+        return output::print_json(&Document { overview, channels });
     }
     let mut table = Table::new(["QUEUE", "WORK", "DUE", "OLDEST", "NEXT IN"]);
     for work in &overview.queues {
@@ -39,7 +47,49 @@ pub(crate) async fn run(_: &Args, context: &Context) -> Result<(), CliError> {
         ]);
     }
     output::print(table)?;
+    if !channels.is_empty() {
+        output::print(format!("\n{}", of_channels(&channels)))?;
+    }
     output::print(facts(&overview))
+}
+
+/// What a program reads.
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    overview: Overview,
+    channels: Vec<ChannelTries>,
+}
+
+fn of_channels(channels: &[ChannelTries]) -> Table {
+    let mut table = Table::new([
+        "CHANNEL",
+        "IN FLIGHT",
+        "TRIES",
+        "SUCCEEDED",
+        "TEMPORARY",
+        "PERMANENT",
+        "BOUNCED",
+        "UNKNOWN",
+        "MEDIAN",
+    ]);
+    for of in channels {
+        let median = of
+            .median_seconds
+            .map(|it| format!("{:.0} ms", it * 1_000.0));
+        table.row([
+            of.channel.clone(),
+            of.in_flight.to_string(),
+            of.tries.to_string(),
+            of.succeeded.to_string(),
+            of.temporary.to_string(),
+            of.permanent.to_string(),
+            of.bounced.to_string(),
+            of.unknown.to_string(),
+            output::or_dash(median),
+        ]);
+    }
+    table
 }
 
 /// What is beside the queues, one fact a line.

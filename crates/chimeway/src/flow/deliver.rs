@@ -174,9 +174,7 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
     let took = began.elapsed();
     core.reach(Point::AfterSend).await;
     let waited = began.saturating_duration_since(claimed.asked);
-    // How late the claim was by the database's clock, and what passed since by ours.
-    let late = (row.now - row.due_at).to_std().unwrap_or_default();
-    metrics::sent(core, &row.channel, late + waited, took);
+    count_call(core, row, waited, took);
     attempted(
         claimed,
         channel.adapter(),
@@ -188,6 +186,12 @@ pub(super) async fn deliver(core: &Core, claimed: &Claimed, needs: &Needs) -> De
             ..ended
         },
     )
+}
+
+/// How late the claim was by the database's clock, and what passed since by ours.
+fn count_call(core: &Core, row: &ClaimedRow, waited: Duration, took: Duration) {
+    let late = (row.now - row.due_at).to_std().unwrap_or_default();
+    metrics::sent(core, &row.channel, late + waited, took);
 }
 
 /// Does the work of a step of a host's own kind.
@@ -208,8 +212,9 @@ async fn own_step(core: &Core, claimed: &Claimed, name: &KindName, call: &StepCa
     let began = Instant::now();
     let ended = send(kind.perform(call), core.timing.send).await;
     core.reach(Point::AfterSend).await;
-    let waited = began.saturating_duration_since(claimed.asked);
     let took = began.elapsed();
+    let waited = began.saturating_duration_since(claimed.asked);
+    count_call(core, &claimed.row, waited, took);
     let ended = Ended {
         took,
         waited,

@@ -1,10 +1,7 @@
 //! Runs whose instant has come: a wait is over, a step is to be entered by a worker, somebody asked for
 //! the run's end, or the sweep found that nothing else would move it.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{HashMap, VecDeque};
 
 use sqlx::PgConnection;
 
@@ -12,7 +9,7 @@ use super::{
     Core, Point,
     batch::{DueWork, Past},
     made::{Made, SetAside},
-    metrics, progress,
+    progress,
 };
 use crate::{
     definition::{Outcome, StepKind},
@@ -63,10 +60,9 @@ impl DueWork for Due<'_> {
     async fn work(&self, conn: &mut PgConnection, rows: Vec<RunRow>) -> StoreResult<Made> {
         let inputs = inputs(self.core, conn, &rows).await?;
         let late = |row: &RunRow| (row.now - row.wake_at?).to_std().ok();
-        let late: Vec<Duration> = rows.iter().filter_map(late).collect();
+        let late = rows.iter().filter_map(late).collect();
         let made = progress::advance(self.core, conn, rows, inputs).await?;
-        metrics::timer_lateness(late.into_iter());
-        Ok(made)
+        Ok(Made { late, ..made })
     }
 
     async fn count(&self, conn: &mut PgConnection, ids: &[RunId]) -> StoreResult<Counted<RunId>> {

@@ -26,6 +26,10 @@ pub(crate) struct Made {
     pub(crate) next_retry: Option<Duration>,
     /// Rows that were set aside.
     pub(crate) set_aside: SetAside,
+    /// How late each run was looked at that was due.
+    pub(crate) late: Vec<Duration>,
+    /// From each signal's occurrence until every live run had seen it, in seconds.
+    pub(crate) lags: Vec<f64>,
     /// What is over, of runs that are followed.
     pub(crate) spans: Vec<Span>,
 }
@@ -66,6 +70,8 @@ impl Made {
     /// Both.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.spans.extend(other.spans);
+        self.late.extend(other.late);
+        self.lags.extend(other.lags);
         let least = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
         Self {
             started: self.started + other.started,
@@ -74,6 +80,8 @@ impl Made {
             next_wake: least(self.next_wake, other.next_wake),
             next_retry: least(self.next_retry, other.next_retry),
             set_aside: self.set_aside.and(other.set_aside),
+            late: self.late,
+            lags: self.lags,
             spans: self.spans,
         }
     }

@@ -200,6 +200,11 @@ impl Chimeway {
         for kind in Kept::ALL {
             pruned(kind.as_str(), 0);
         }
+        for kind in ["signals", "events", "runs", "owed", "actions", RESULTS] {
+            for result in [WORKED, HELD, FAILED] {
+                batches(kind, result, 0);
+            }
+        }
         spans_sent(0);
         spans_dropped(0);
     }
@@ -250,29 +255,29 @@ pub(super) fn in_flight(core: &Core, all: &HashMap<String, usize>, channel: &str
 pub(super) fn recorded(results: usize, took: Duration) {
     histogram!(RECORD_BATCH.name).record(number(results));
     histogram!(RECORD.name).record(took);
-    batch(RESULTS, WORKED);
+    batches(RESULTS, WORKED, 1);
 }
 
 pub(super) fn not_recorded() {
-    batch(RESULTS, FAILED);
+    batches(RESULTS, FAILED, 1);
 }
 
 /// A batch that took so many rows: none, where another session held what was due.
 pub(super) fn took(kind: &'static str, rows: usize) {
-    batch(kind, if rows > 0 { WORKED } else { HELD });
+    batches(kind, if rows > 0 { WORKED } else { HELD }, 1);
 }
 
 pub(super) fn not_taken(kind: &'static str) {
-    batch(kind, FAILED);
+    batches(kind, FAILED, 1);
 }
 
-fn batch(kind: &'static str, result: &'static str) {
-    counter!(BATCHES.name, "kind" => kind, "result" => result).increment(1);
+fn batches(kind: &'static str, result: &'static str, times: u64) {
+    counter!(BATCHES.name, "kind" => kind, "result" => result).increment(times);
 }
 
-pub(super) fn timer_lateness(late: impl Iterator<Item = Duration>) {
+pub(super) fn timer_lateness(late: &[Duration]) {
     let histogram = histogram!(TIMER_LATENESS.name);
-    late.for_each(|late| histogram.record(late));
+    late.iter().for_each(|late| histogram.record(*late));
 }
 
 pub(super) fn signal_lag(lags: &[f64]) {

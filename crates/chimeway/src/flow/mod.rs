@@ -69,7 +69,7 @@ pub use explain::{DeliveryFacts, Explanation, RecordFacts};
 pub use files::{LARGEST_FILE, read_text};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
-pub use overview::{DueWork, Overview, SetAside, TableRows};
+pub use overview::{ChannelTries, DueWork, NEWEST_TRIES, Overview, SetAside, TableRows};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use prune::{KeptRows, PruneStep, PrunedKind, Pruning};
 pub use recipients::{Recipient, Recipients, StoredRecipient};
@@ -383,6 +383,8 @@ impl Core {
     /// finds the work. Its spans are told to whoever takes them.
     pub(crate) async fn wake_after(&self, sessions: &Sessions, made: &mut made::Made) {
         metrics::set_aside(&made.set_aside);
+        metrics::timer_lateness(&std::mem::take(&mut made.late));
+        metrics::signal_lag(&std::mem::take(&mut made.lags));
         if let Some(sink) = self.spans.as_ref().filter(|_| !made.spans.is_empty()) {
             sink.take(std::mem::take(&mut made.spans));
         }

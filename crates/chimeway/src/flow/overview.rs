@@ -1,5 +1,6 @@
 //! How a database does: what is due and how late it is, what waits for somebody, and what keeps
-//! PostgreSQL from its own work. For `chimeway queues` and for scrapes; works without a worker.
+//! PostgreSQL from its own work. For `chimeway queues` and for scrapes; works without a worker. And how its channels do,
+//! for `chimeway queues` alone: a scrape has that of the workers.
 
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -155,6 +156,60 @@ impl From<health::TableRow> for TableRows {
             table: row.name,
             live: row.live,
             dead: row.dead,
+        }
+    }
+}
+
+/// How many of the newest tries [`ChannelTries`] are of.
+pub const NEWEST_TRIES: i64 = 1_000;
+
+/// How one channel does: of the [`NEWEST_TRIES`] of all channels, those of the messages that were planned last.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChannelTries {
+    /// Its name.
+    pub channel: String,
+    /// Deliveries that workers hold at the moment.
+    pub in_flight: i64,
+    /// Tries over this channel: the sum of the next five.
+    pub tries: i64,
+    /// It took the message.
+    pub succeeded: i64,
+    /// It could not, and another try follows while there are some left.
+    pub temporary: i64,
+    /// It never will.
+    pub permanent: i64,
+    /// There is no such address.
+    pub bounced: i64,
+    /// The worker vanished: the message may have been sent.
+    pub unknown: i64,
+    /// The median of what it took to answer, in seconds.
+    pub median_seconds: Option<f64>,
+}
+
+impl ChannelTries {
+    /// Reads it, in one statement whose cost does not grow with what is stored or due.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Store`] if the database cannot be asked.
+    pub async fn read(conn: &mut PgConnection) -> Result<Vec<Self>, FlowError> {
+        let rows = health::channels(conn, NEWEST_TRIES).await?;
+        Ok(rows.into_iter().map(Self::from).collect())
+    }
+}
+
+impl From<health::ChannelRow> for ChannelTries {
+    fn from(row: health::ChannelRow) -> Self {
+        Self {
+            channel: row.channel,
+            in_flight: row.in_flight,
+            tries: row.tries,
+            succeeded: row.succeeded,
+            temporary: row.temporary,
+            permanent: row.permanent,
+            bounced: row.bounced,
+            unknown: row.unknown,
+            median_seconds: row.median_seconds,
         }
     }
 }

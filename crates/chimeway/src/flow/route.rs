@@ -13,7 +13,6 @@ use super::{
     Core, Point,
     batch::{DueWork, Past},
     made::{Made, SetAside},
-    metrics,
     progress::{self, Acting, Advanced},
 };
 use crate::{
@@ -67,8 +66,10 @@ impl DueWork for Route<'_> {
     async fn work(&self, conn: &mut PgConnection, due: Vec<DueSignal>) -> StoreResult<Made> {
         let due: Vec<SignalId> = due.iter().map(|row| row.id).collect();
         let shown = route(self.core, conn, &due).await?;
-        metrics::signal_lag(&shown.lags);
-        Ok(shown.made)
+        Ok(Made {
+            lags: shown.lags,
+            ..shown.made
+        })
     }
 
     async fn count(

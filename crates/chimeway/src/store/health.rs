@@ -197,7 +197,7 @@ from chimeway.clock() as now"#
 /// What keeps PostgreSQL from cleaning up, and how full the queue of NOTIFY is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServerRow {
-    /// How many transactions old the oldest snapshot is that holds back the cleaning: of a session, a
+    /// How many transactions old the oldest snapshot or transaction is that holds back the cleaning: of a session, a
     /// prepared transaction or a replication slot.
     pub xmin_age: i64,
     /// How many seconds the oldest open transaction of this database has been open, as far as it is
@@ -220,9 +220,11 @@ pub async fn server(conn: &mut PgConnection) -> StoreResult<ServerRow> {
 select
     coalesce((
         select max(age(xmin)) from (
-            select backend_xmin as xmin
+            -- A session that has written and is idle has no snapshot, but its transaction holds vacuum back as well.
+            select held.xmin
             from pg_catalog.pg_stat_activity
-            where pid <> pg_backend_pid() and backend_xmin is not null
+            cross join lateral unnest(array[backend_xmin, backend_xid]) as held (xmin)
+            where pid <> pg_backend_pid() and held.xmin is not null
                 -- A walsender has no database, and holds back all of them.
                 and (datname = current_database() or datname is null)
                 and backend_type is distinct from 'autovacuum worker'
@@ -275,6 +277,80 @@ where schemaname = 'chimeway' and relname in (
     'signals', 'deliveries', 'delivery_attempts'
 )
 order by n_dead_tup desc, relname"#
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// A channel and its newest tries.
+#[derive(Debug, Clone)]
+pub struct ChannelRow {
+    /// Its name.
+    pub channel: String,
+    /// How many of its deliveries a worker holds, among the [`COUNTED`] that have been due longest.
+    pub in_flight: i64,
+    /// How many of the newest tries went over it.
+    pub tries: i64,
+    /// How many of these succeeded.
+    pub succeeded: i64,
+    /// Failed, to be tried again.
+    pub temporary: i64,
+    /// Failed for good.
+    pub permanent: i64,
+    /// The address does not take mail.
+    pub bounced: i64,
+    /// Their workers vanished.
+    pub unknown: i64,
+    /// The median of how long the channel took to answer, in seconds.
+    pub median_seconds: Option<f64>,
+}
+
+/// The channels that have something in flight or were used by one of the newest tries: those of the deliveries that
+/// were planned last, up to so many.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn channels(conn: &mut PgConnection, newest: i64) -> StoreResult<Vec<ChannelRow>> {
+    Ok(sqlx::query_as!(
+        ChannelRow,
+        r#"-- health::channels
+with newest as materialized (
+    -- Deliveries have time-ordered ids.
+    select delivery_id, outcome, error_class, finished_at - started_at as took
+    from chimeway.delivery_attempts
+    order by delivery_id desc, attempt_number desc
+    limit $1
+), tried as (
+    select d.channel,
+        count(*) as tries,
+        count(*) filter (where n.outcome = 'succeeded') as succeeded,
+        count(*) filter (where n.error_class = 'temporary') as temporary,
+        count(*) filter (where n.error_class = 'permanent') as permanent,
+        count(*) filter (where n.error_class = 'bounced') as bounced,
+        count(*) filter (where n.outcome = 'unknown') as unknown,
+        percentile_cont(0.5) within group (order by extract(epoch from n.took)::float8)
+            filter (where n.outcome <> 'unknown') as median_seconds
+    from newest n
+    cross join lateral (select channel from chimeway.deliveries d where d.id = n.delivery_id offset 0) d
+    group by d.channel
+), held as (
+    select channel, count(*) as in_flight
+    from (
+        select channel, status, lease_until from chimeway.deliveries
+        where next_attempt_at is not null and next_attempt_at <= (select chimeway.clock())
+        order by next_attempt_at limit 10001
+    ) due
+    where status = 'dispatched' and lease_until > (select chimeway.clock())
+    group by channel
+)
+select channel as "channel!", coalesce(in_flight, 0) as "in_flight!", coalesce(tries, 0) as "tries!",
+    coalesce(succeeded, 0) as "succeeded!", coalesce(temporary, 0) as "temporary!",
+    coalesce(permanent, 0) as "permanent!", coalesce(bounced, 0) as "bounced!", coalesce(unknown, 0) as "unknown!",
+    median_seconds
+from tried full join held using (channel)
+order by channel"#,
+        newest,
     )
     .fetch_all(conn)
     .await?)
