@@ -7,6 +7,7 @@ use chimeway::{
     definition::Document,
     engine::turns::{Pair, Slots, Turns},
     flow::{Timing, workers::Workers},
+    queue::QueueName,
     store::{
         claims::{self, Claim, ClaimedRow},
         due::Floor,
@@ -276,6 +277,35 @@ async fn what_is_not_due_yet_takes_no_turn() {
         claimed(&story, 10, &[], BEGINNING).await,
         "1 c email, 1 c in_app"
     );
+}
+
+/// The runs of a trigger in SQL are made in chunks; between two of them it is the others' turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trigger_with_very_many_recipients_holds_up_no_other() {
+    let db = TestDb::create().await;
+    let pool = db.pool();
+    let _host = Host::with_journey(pool, "P1D").await;
+    let trigger = "select chimeway.trigger('mention_escalation', '{}', tenant_id => $1, recipients => (
+            select jsonb_agg(jsonb_build_object('identity', 'user_' || n)) from generate_series(1, $2) n))";
+    for (tenant, people) in [("large", 5_500), ("small", 1)] {
+        let trigger = sqlx::query(trigger).bind(tenant).bind(people);
+        trigger.execute(pool).await.unwrap();
+    }
+    let workers = Workers::new(Chimeway::builder().build(), pool.clone());
+    let fleet = Fleet::start(workers.limit(QueueName::Delivery, 0));
+    let runs = "select count(*) from chimeway.workflow_runs";
+    eventually("all runs are made", async || {
+        (number(pool, runs).await == 5_501).then_some(())
+    })
+    .await;
+    fleet.stop().await;
+    let before = "select count(*) from chimeway.workflow_runs r
+                  where r.id < (select id from chimeway.workflow_runs where tenant_id = 'small')";
+    let before = number(pool, before).await;
+    assert!(before <= 2_000, "{before} runs were made before");
+    let people =
+        "select count(distinct actor_id) from chimeway.workflow_runs where tenant_id = 'large'";
+    assert_eq!(number(pool, people).await, 5_500);
 }
 
 /// Of 2,500 tenants each has a mail to send later, as after a provider's outage. Between them somebody's flood goes on

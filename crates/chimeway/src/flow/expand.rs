@@ -86,8 +86,11 @@ impl DueWork for Expand<'_> {
             event.of_record
                 || definition.is_some_and(|definition| !definition.plan.context.is_empty())
         };
-        let asked: Vec<EventId> = by_id
-            .values()
+        // Of those that this transaction makes runs of: what a trigger gave may be large.
+        let asked: Vec<EventId> = chunks
+            .iter()
+            .filter(|chunk| chunk.take > 0)
+            .filter_map(|chunk| by_id.get(&chunk.event))
             .filter(|event| takes(event))
             .map(|event| event.id)
             .collect();

@@ -306,10 +306,13 @@ pub async fn recipients(
 select e.id as "event: EventId", r.value ->> 'identity' as "identity!", r.value ->> 'type' as "kind"
 from unnest($1::uuid[], $2::int[], $3::int[]) as u (event_id, from_count, take)
 join chimeway.events e on e.id = u.event_id
-cross join lateral jsonb_array_elements(
-    coalesce(e.recipients, jsonb_build_array(jsonb_build_object('identity', e.params -> 'actor_id')))
+-- By place: an array that is unpacked for each part of it costs its length once more each time.
+cross join lateral jsonb_path_query(
+    coalesce(e.recipients, jsonb_build_array(jsonb_build_object('identity', e.params -> 'actor_id'))),
+    '$[$first to $last]',
+    jsonb_build_object('first', u.from_count, 'last', u.from_count + u.take - 1)
 ) with ordinality as r (value, place)
-where r.place > u.from_count and r.place <= u.from_count + u.take
+where u.take > 0
 order by e.id, r.place"#,
         &chunks.iter().map(|chunk| chunk.event.0).collect::<Vec<_>>(),
         &chunks.iter().map(|chunk| chunk.from).collect::<Vec<_>>(),
@@ -319,7 +322,8 @@ order by e.id, r.place"#,
     .await?)
 }
 
-/// Notes how far these events have come; those that are through are due no more.
+/// Notes how far these events have come; those that are through are due no more. The others are due again now, behind
+/// all that are due already: an event with very many recipients does not hold up those of others.
 ///
 /// # Errors
 ///
@@ -333,7 +337,7 @@ pub async fn advance(conn: &mut PgConnection, chunks: &[Chunk]) -> StoreResult<(
 update chimeway.events e
 set expanded_count = u.from_count + u.take,
     expand_at = case
-        when u.from_count + u.take < coalesce(jsonb_array_length(e.recipients), 1) then e.expand_at
+        when u.from_count + u.take < coalesce(jsonb_array_length(e.recipients), 1) then (select chimeway.now())
     end
 from unnest($1::uuid[], $2::int[], $3::int[]) as u (event_id, from_count, take)
 where e.id = u.event_id"#,
