@@ -133,6 +133,8 @@ async fn what_waits_is_idle_then_late_then_drained() {
             "/drain/rate",
             "/drain/floor_rate",
             "/drain/share_of_floor",
+            "/drain/floor_rate_of_same_rows",
+            "/drain/share_of_floor_of_same_rows",
             "/drain/worker_cpu_seconds_per_1000",
             "/drain/server_cpu_seconds_per_1000",
             "/worker_peak_mib",

@@ -265,7 +265,7 @@ pub(super) async fn ended(
 /// What the rows of a tenant say.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
-    /// From the first trigger to the last end, in seconds.
+    /// From the first trigger to the last end, in seconds: to its commit, where the server keeps when that was.
     pub(super) seconds: f64,
     /// Runs that ended as they should.
     pub(super) ended: i64,
@@ -275,7 +275,9 @@ pub(super) struct Told {
 
 pub(super) async fn told(conn: &mut PgConnection, load: &Load) -> Result<Told, CliError> {
     let (seconds, ended) = sqlx::query_as(
-        "select coalesce(extract(epoch from max(ended_at) - min(started_at)), 0)::float8, \
+        "select coalesce(extract(epoch from max( \
+             case when current_setting('track_commit_timestamp')::bool then pg_xact_commit_timestamp(xmin) \
+                else ended_at end) - min(started_at)), 0)::float8, \
          count(*) filter (where state = $2) from chimeway.workflow_runs where tenant_id = $1",
     )
     .bind(&load.tenant)

@@ -1,6 +1,6 @@
 //! What the operating system knows of processes, read from /proc. Where there is none, nothing is known.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 /// Clock ticks per second, as /proc counts: 100 on every Linux that people run.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -51,6 +51,36 @@ pub(super) fn family_cpu_seconds(pid: u32) -> Option<f64> {
             .filter_map(cpu_seconds)
             .sum::<f64>(),
     )
+}
+
+/// PostgreSQL's own processes, as they call themselves.
+const OWN: [&str; 5] = [
+    "checkpointer",
+    "background writer",
+    "walwriter",
+    "autovacuum launcher",
+    "autovacuum worker",
+];
+
+/// What kind of process of PostgreSQL it is.
+fn kind(pid: u32) -> &'static str {
+    let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let own = OWN.into_iter().find(|own| title.contains(own));
+    own.unwrap_or("sessions")
+}
+
+/// The CPU that a postmaster's processes have used, by what they are. Those that have ended are in its own.
+pub(super) fn server_cpu_seconds(postmaster: u32) -> BTreeMap<&'static str, f64> {
+    let mut by_kind = BTreeMap::new();
+    if let Some(seconds) = cpu_seconds(postmaster) {
+        by_kind.insert("postmaster, and what has ended", seconds);
+    }
+    for child in children(postmaster) {
+        if let Some(seconds) = cpu_seconds(child) {
+            *by_kind.entry(kind(child)).or_default() += seconds;
+        }
+    }
+    by_kind
 }
 
 /// A line of /proc/PID/status, in KiB.

@@ -1,6 +1,6 @@
 //! What very many waiting runs cost.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -63,15 +63,12 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     }
     let mut conn = ground.database.connect().await?;
     fill::fill(&mut conn, Stand::Waiting, TENANT, runs, report).await?;
-    report.progress("floor");
-    let count = usize::try_from(due.min(20_000)).unwrap_or(usize::MAX);
-    let floor = floor::measure(ground, count, "bench_floor").await?;
     let mut workers = Workers::start(ground, args.fleet).await?;
     let watch = Watch::begin(ground.postmaster);
 
     report.progress(&format!("{} s without anything due", args.idle_seconds));
     let idle = Duration::from_secs(args.idle_seconds.into());
-    let idle = Cpu::idle(ground, &workers, idle).await;
+    let (idle, by_kind) = Cpu::idle(ground, &workers, idle).await;
 
     report.progress(&format!("{late} that become due one after another"));
     let group = become_due(&mut conn, (0, late), SPREAD_MS).await?;
@@ -85,7 +82,9 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     ended(&mut conn, &group, &mut workers).await?;
     let cpu = Cpu::read(ground, &workers).since(&cpu, f64::from(due) / 1_000.0);
     let (seconds, came): (f64, i64) = sqlx::query_as(
-        "select extract(epoch from max(r.ended_at) - $1)::float8, count(*) from bench_due n \
+        "select extract(epoch from max( \
+             case when current_setting('track_commit_timestamp')::bool then pg_xact_commit_timestamp(r.xmin) \
+                else r.ended_at end) - $1)::float8, count(*) from bench_due n \
          join chimeway.workflow_runs r on r.id = n.id where n.place >= $2 and r.ended_at is not null",
     )
     .bind(group.first)
@@ -98,7 +97,6 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         )));
     }
     let drain = f64::from(due) / seconds;
-    let share = drain / floor.rate_after_wait;
     let counted = Counters::read(&mut conn)
         .await?
         .since(&before, usize::try_from(due).unwrap_or(usize::MAX));
@@ -106,6 +104,12 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     let server_peak = watch.peak_mib();
     workers.stop().await?;
     conn.close().await?;
+    // Not before: what it leaves behind would be vacuumed while it is looked at what waiting costs.
+    report.progress("floor");
+    let count = usize::try_from(due.min(20_000)).unwrap_or(usize::MAX);
+    let floor = floor::measure(ground, count, "bench_floor").await?;
+    let share = drain / floor.rate;
+    let share_of_same = drain / floor.rate_after_wait;
 
     let mut table = Table::new(["WAITING", ""]);
     table.row(["runs that wait".into(), runs.to_string()]);
@@ -117,17 +121,28 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "idle CPU: PostgreSQL".into(),
         figure(idle.server.map(|it| it * 100.0), 2, "% of a core"),
     ]);
+    for (kind, part) in &by_kind {
+        table.row([
+            format!("  {kind}"),
+            figure(Some(part * 100.0), 2, "% of a core"),
+        ]);
+    }
     let [count, p50, p99, max] = lateness.cells();
     table.row([format!("lateness of {count}: p50"), p50]);
     table.row([format!("lateness of {count}: p99"), p99]);
     table.row([format!("lateness of {count}: max"), max]);
     table.row([format!("{due} due at once"), figure(Some(seconds), 1, "s")]);
     table.row(["runs per second".into(), figure(Some(drain), 0, "")]);
+    table.row(["the floor".into(), figure(Some(floor.rate), 0, "")]);
+    table.row(["share of it".into(), figure(Some(share * 100.0), 0, "%")]);
     table.row([
         "the floor of the same rows".into(),
         figure(Some(floor.rate_after_wait), 0, ""),
     ]);
-    table.row(["share of it".into(), figure(Some(share * 100.0), 0, "%")]);
+    table.row([
+        "share of it".into(),
+        figure(Some(share_of_same * 100.0), 0, "%"),
+    ]);
     table.row([
         "CPU per 1,000 of them: workers".into(),
         figure(Some(cpu.workers), 3, "s"),
@@ -151,13 +166,19 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "workers": args.fleet.workers,
         "limit": args.fleet.limit,
         "idle_seconds": args.idle_seconds,
-        "idle_cpu_of_a_core": { "workers": idle.workers, "server": idle.server },
+        "idle_cpu_of_a_core": {
+            "workers": idle.workers,
+            "server": idle.server,
+            "server_by_process": by_kind,
+        },
         "lateness_ms": lateness,
         "drain": {
             "seconds": seconds,
             "rate": drain,
-            "floor_rate": floor.rate_after_wait,
+            "floor_rate": floor.rate,
             "share_of_floor": share,
+            "floor_rate_of_same_rows": floor.rate_after_wait,
+            "share_of_floor_of_same_rows": share_of_same,
             "worker_cpu_seconds_per_1000": cpu.workers,
             "server_cpu_seconds_per_1000": cpu.server,
         },
@@ -195,16 +216,28 @@ impl Cpu {
         }
     }
 
-    /// The part of a core that is used while nothing is due.
-    async fn idle(ground: &Ground, workers: &Workers, idle: Duration) -> Self {
+    /// The part of a core that is used while nothing is due; of PostgreSQL's also by kind of process, where there was
+    /// any.
+    async fn idle(ground: &Ground, workers: &Workers, idle: Duration) -> (Self, Parts) {
+        let by_kind = || ground.postmaster.map(system::server_cpu_seconds);
         // What it takes to start is over then.
         sleep(AHEAD).await;
-        let (began, before) = (Instant::now(), Self::read(ground, workers));
+        let (began, before, parts_before) =
+            (Instant::now(), Self::read(ground, workers), by_kind());
         sleep(idle).await;
-        let now = Self::read(ground, workers);
-        now.since(&before, began.elapsed().as_secs_f64())
+        let (now, parts) = (Self::read(ground, workers), by_kind());
+        let seconds = began.elapsed().as_secs_f64();
+        let parts_before = parts_before.unwrap_or_default();
+        let parts = parts.into_iter().flatten().filter_map(|(kind, now)| {
+            let used = now - parts_before.get(kind).copied().unwrap_or_default();
+            (used > 0.0).then_some((kind, used / seconds))
+        });
+        (now.since(&before, seconds), parts.collect())
     }
 }
+
+/// Parts of a core, by kind of process.
+type Parts = BTreeMap<&'static str, f64>;
 
 /// When a group becomes due.
 struct Group {
