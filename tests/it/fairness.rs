@@ -18,7 +18,7 @@ use chimeway_testkit::{Answer, RecordingChannel, Story, TestDb};
 use sqlx::PgConnection;
 
 use crate::{
-    fleet::{Fleet, Host, number, texts},
+    fleet::{Fleet, Host, execute, number, texts},
     invariants::audit,
     process::Desk,
     support::eventually,
@@ -416,6 +416,61 @@ async fn heavy_a_flood_of_one_tenant_holds_up_no_other() {
                 where a.started_at - e.occurred_at > interval '1 second'";
     assert_eq!(texts(pool, slow).await, Vec::<String>::new());
     worker.stop().await;
+}
+
+/// The waits of 30,000 runs of a tenant are over at one instant, which takes a worker some seconds; those of another
+/// one that are over meanwhile are seen within a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heavy_a_flood_of_waits_that_are_over_holds_up_no_other() {
+    const FLOOD: usize = 30_000;
+    let db = TestDb::create().await;
+    let pool = db.pool();
+    let chimeway = Chimeway::builder().build();
+    let document = "{ key: later, steps: [{ id: pause, action: { type: wait, duration: PT1H } }] }";
+    let document = Document::from_yaml("journey", document).unwrap();
+    chimeway.apply(pool, &document).await.unwrap();
+    let tell = async |tenant: &str, people: std::ops::Range<usize>| {
+        let trigger = Trigger::new("later".parse().unwrap(), tenant.parse().unwrap());
+        let people = people.map(|n| Recipient::new(actor(&format!("user_{n}"))));
+        let mut tx = pool.begin().await.unwrap();
+        let trigger = people.fold(trigger, Trigger::recipient);
+        chimeway.trigger(&mut tx, trigger).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    for part in 0..FLOOD / 1_000 {
+        tell("large", part * 1_000..(part + 1) * 1_000).await;
+    }
+    tell("small", 0..20).await;
+    let workers = || Workers::new(chimeway.clone(), pool.clone());
+    let fleet = Fleet::start(workers());
+    let waiting = "select count(*) from chimeway.workflow_runs where state = 'waiting'";
+    eventually("all wait", async || {
+        (number(pool, waiting).await == i64::try_from(FLOOD + 20).unwrap()).then_some(())
+    })
+    .await;
+    fleet.stop().await;
+    let due = "update chimeway.workflow_runs r set wake_at = due, suspended_until = due
+               from (select id, now() + case tenant_id when 'large' then interval '0'
+                        else interval '1200 ms' + row_number() over (partition by tenant_id) * interval '20 ms' end as due
+                     from chimeway.workflow_runs) n
+               where n.id = r.id";
+    execute(pool, due).await;
+    let fleet = Fleet::start(workers());
+    let over = "select count(*) from chimeway.workflow_runs where tenant_id = 'small' and ended_at is not null";
+    eventually("the others' waits are over", async || {
+        (number(pool, over).await == 20).then_some(())
+    })
+    .await;
+    let late = "select round(extract(epoch from ended_at - suspended_until) * 1000) || ' ms'
+                from chimeway.workflow_runs
+                where tenant_id = 'small' and ended_at - suspended_until > interval '1 second'";
+    let left = "select count(*) from chimeway.workflow_runs where ended_at is null";
+    assert!(
+        number(pool, left).await > 1_000,
+        "the flood is over, and shows nothing"
+    );
+    assert_eq!(texts(pool, late).await, Vec::<String>::new());
+    fleet.stop().await;
 }
 
 /// A provider never answers: all slots of its channel are taken, and more of its messages are due. What comes over

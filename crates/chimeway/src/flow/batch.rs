@@ -250,6 +250,16 @@ pub(super) struct Took {
     pub(super) full: bool,
 }
 
+impl Took {
+    /// Both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            full: self.full || other.full,
+        }
+    }
+}
+
 struct Among<'a, W> {
     work: &'a W,
     /// Their tries were counted before.

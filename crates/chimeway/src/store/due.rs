@@ -76,12 +76,14 @@ cross join lateral (
 }
 
 /// The next of a kind.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Next {
     /// How far away it is.
     pub due: DueIn,
     /// The earlier of now and its instant.
     pub from: Floor,
+    /// The database's now.
+    pub now: DateTime<Utc>,
 }
 
 /// The next signal to route.
@@ -92,7 +94,7 @@ pub struct Next {
 pub async fn signals(conn: &mut PgConnection, floor: Floor) -> StoreResult<Next> {
     let row = sqlx::query!(
         r#"-- due::signals
-select next - now as due, least(next, now) as "from"
+select next - now as due, least(next, now) as "from", now as "now!"
 from chimeway.clock() as now
 cross join lateral (
     select (
@@ -108,6 +110,7 @@ cross join lateral (
     Ok(Next {
         due: duration(row.due),
         from: row.from,
+        now: row.now,
     })
 }
 
@@ -139,7 +142,8 @@ select
     events - now as events, least(events, now) as events_from,
     runs - now as runs, least(runs, now) as runs_from,
     owed - now as owed, least(owed, now) as owed_from,
-    actions - now as actions, least(actions, now) as actions_from
+    actions - now as actions, least(actions, now) as actions_from,
+    now as "now!"
 from chimeway.clock() as now
 cross join lateral (
     select
@@ -174,6 +178,7 @@ cross join lateral (
     let next = |due, from| Next {
         due: duration(due),
         from,
+        now: row.now,
     };
     Ok(OfWorkflows {
         events: next(row.events, row.events_from),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::TimeDelta;
 use tokio::time::Instant;
 
 use super::{floor::Known, presence::Presence};
@@ -79,6 +80,18 @@ struct Pace {
     not_before: Option<Instant>,
     /// From where on its rows are looked for.
     known: Known,
+    /// Where more is due than can be done at once: from when on is due what is not late yet.
+    newest: Floor,
+}
+
+/// From this lateness on what has just become due is worked on before what is late: one tenant's flood is its own.
+const LATE: TimeDelta = TimeDelta::seconds(1);
+
+/// From when on is due what is not late, where something is.
+fn newest(next: Next) -> Floor {
+    let in_time = next.now.checked_sub_signed(LATE)?;
+    next.from.filter(|first| *first < in_time)?;
+    Some(in_time)
 }
 
 impl Batches {
@@ -127,6 +140,7 @@ impl Batches {
         let due = found.into_iter().map(|(kind, floor, next)| {
             if let Some(mut pace) = self.pace(kind) {
                 pace.known.asked(floor, next.from, took);
+                pace.newest = newest(next);
             }
             (kind, next.due)
         });
@@ -166,10 +180,23 @@ impl Batches {
         Some(pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Takes a batch of what is due longest; where that is late, one of what is not late before.
     async fn take(&self, kind: Kind) -> StoreResult<batch::Took> {
+        let (newest, floor) = match self.pace(kind) {
+            Some(pace) => (pace.newest, pace.known.floor()),
+            None => (None, None),
+        };
+        let mut took = batch::Took::default();
+        if newest.is_some() {
+            took = self.take_from(kind, newest).await?;
+        }
+        Ok(took.and(self.take_from(kind, floor).await?))
+    }
+
+    async fn take_from(&self, kind: Kind, floor: Floor) -> StoreResult<batch::Took> {
         let (core, sessions) = (self.core.as_ref(), &self.sessions);
         let look = Look {
-            floor: self.pace(kind).and_then(|pace| pace.known.floor()),
+            floor,
             suspect: self.presence.suspect(),
         };
         let (took, _) = match kind {
