@@ -305,14 +305,15 @@ pub async fn recipients(
         r#"-- events::recipients
 select e.id as "event: EventId", r.value ->> 'identity' as "identity!", r.value ->> 'type' as "kind"
 from unnest($1::uuid[], $2::int[], $3::int[]) as u (event_id, from_count, take)
-join chimeway.events e on e.id = u.event_id
+cross join lateral (
+    select e.id, e.recipients, e.params from chimeway.events e where e.id = u.event_id offset 0
+) e
 -- By place: an array that is unpacked for each part of it costs its length once more each time.
 cross join lateral jsonb_path_query(
     coalesce(e.recipients, jsonb_build_array(jsonb_build_object('identity', e.params -> 'actor_id'))),
     '$[$first to $last]',
     jsonb_build_object('first', u.from_count, 'last', u.from_count + u.take - 1)
 ) with ordinality as r (value, place)
-where u.take > 0
 order by e.id, r.place"#,
         &chunks.iter().map(|chunk| chunk.event.0).collect::<Vec<_>>(),
         &chunks.iter().map(|chunk| chunk.from).collect::<Vec<_>>(),
