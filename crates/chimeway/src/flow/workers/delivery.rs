@@ -390,7 +390,10 @@ impl Source for Deliveries {
             channel: claimed.row.channel.clone(),
             isolated: is_isolated(&claimed),
         };
-        match deliver::deliver(&self.core, &claimed, &needs).await {
+        let delivery = deliver::deliver(&self.core, &claimed, &needs).await;
+        // What the host gave may be large, and is not needed for the record.
+        drop((claimed, needs));
+        match delivery {
             Delivery::Attempted(attempted) => {
                 // The next one can be sent while this one's result is written down: the more of them, the
                 // fewer transactions. But for one whose workers died: the next of its kind may be what killed them,
