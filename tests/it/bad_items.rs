@@ -68,10 +68,71 @@ async fn a_result_that_the_database_refuses_is_recorded_without_the_providers_an
     audit(pool).await;
 }
 
-/// A host's own trigger on our tables is enough. What was sent is written down, and told when the run can be written.
+/// A host's own trigger on our tables is enough. What was sent is written down, and told when the run can be written;
+/// also where somebody asks for the run's end meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_cannot_be_written_holds_up_no_result() {
     const MESSAGES: usize = 20;
+    for (cancelled, then) in [(false, "waiting"), (true, "stopped")] {
+        let db = TestDb::create().await;
+        let (pool, channel) = (db.pool(), RecordingChannel::default());
+        let host = Host::with_journey(pool, "PT1H").await;
+        execute(
+            pool,
+            "create function refuse() returns trigger language plpgsql as $$
+                begin raise exception 'the test said so'; end $$;
+             create trigger refuse before update on chimeway.workflow_runs for each row
+                when (new.actor_id = 'user_7' and new.cancel_requested_at is not distinct from old.cancel_requested_at)
+                execute function refuse()",
+        )
+        .await;
+        channel.always(Answer::With(Receipt {
+            provider_message_id: Some("fine".to_owned()),
+            response: None,
+        }));
+        let asks = pool.clone();
+        let hook = move |point| {
+            let pool = asks.clone();
+            async move {
+                if point == Point::AfterSend && cancelled {
+                    let ask = "update chimeway.workflow_runs set cancel_requested_at = now(), wake_at = now()
+                               where actor_id = 'user_7' and cancel_requested_at is null";
+                    execute(&pool, ask).await;
+                }
+            }
+            .boxed()
+        };
+        let chimeway = recording(&channel).hook(Arc::new(hook)).build();
+        let fleet = Fleet::start(Workers::new(chimeway, pool.clone()));
+        host.trigger_many(MESSAGES).await;
+        for n in (0..MESSAGES).filter(|n| *n != 7) {
+            host.until(&format!("user_{n}"), "waiting").await;
+        }
+        let of_it = "select concat_ws(' ', d.status, a.outcome, a.provider_message_id, d.progress_owed_at is not null)
+                     from chimeway.deliveries d
+                     join chimeway.delivery_attempts a on a.delivery_id = d.id
+                     join chimeway.workflow_runs r on r.id = d.workflow_run_id where r.actor_id = 'user_7'";
+        eventually("its result is written down", async || {
+            (texts(pool, of_it).await == ["succeeded succeeded fine t"]).then_some(())
+        })
+        .await;
+        execute(
+            pool,
+            "drop trigger refuse on chimeway.workflow_runs;
+             update chimeway.deliveries set progress_owed_at = chimeway.now() where progress_owed_at is not null;
+             update chimeway.workflow_runs set wake_at = chimeway.now() where quarantine_reason is not null or tries > 0",
+        )
+        .await;
+        host.until("user_7", then).await;
+        fleet.stop().await;
+        assert_eq!(channel.sent().len(), MESSAGES);
+        audit(pool).await;
+    }
+}
+
+/// A constraint that is checked at the commit fails no later than any other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_refused_at_the_commit_is_recorded_without_the_providers_answer() {
     let db = TestDb::create().await;
     let (pool, channel) = (db.pool(), RecordingChannel::default());
     let host = Host::with_journey(pool, "PT1H").await;
@@ -79,36 +140,22 @@ async fn a_run_that_cannot_be_written_holds_up_no_result() {
         pool,
         "create function refuse() returns trigger language plpgsql as $$
             begin raise exception 'the test said so'; end $$;
-         create trigger refuse before update on chimeway.workflow_runs
-            for each row when (new.actor_id = 'user_7') execute function refuse()",
+         create constraint trigger refuse after insert on chimeway.delivery_attempts
+            deferrable initially deferred for each row when (new.provider_message_id = 'poison')
+            execute function refuse()",
     )
     .await;
     channel.always(Answer::With(Receipt {
-        provider_message_id: Some("fine".to_owned()),
+        provider_message_id: Some("poison".to_owned()),
         response: None,
     }));
     let fleet = Fleet::start(Workers::new(recording(&channel).build(), pool.clone()));
-    host.trigger_many(MESSAGES).await;
-    for n in (0..MESSAGES).filter(|n| *n != 7) {
-        host.until(&format!("user_{n}"), "waiting").await;
-    }
-    let of_it = "select concat_ws(' ', d.status, a.outcome, a.provider_message_id, d.progress_owed_at is not null)
-                 from chimeway.deliveries d
-                 join chimeway.delivery_attempts a on a.delivery_id = d.id
-                 join chimeway.workflow_runs r on r.id = d.workflow_run_id where r.actor_id = 'user_7'";
-    eventually("its result is written down", async || {
-        (texts(pool, of_it).await == ["succeeded succeeded fine t"]).then_some(())
-    })
-    .await;
-    execute(
-        pool,
-        "drop trigger refuse on chimeway.workflow_runs;
-         update chimeway.deliveries set progress_owed_at = chimeway.now() where progress_owed_at is not null",
-    )
-    .await;
-    host.until("user_7", "waiting").await;
+    host.trigger("user_1").await;
+    host.until("user_1", "waiting").await;
     fleet.stop().await;
-    assert_eq!(channel.sent().len(), MESSAGES);
+    let tries =
+        "select concat_ws(' ', outcome, provider_message_id) from chimeway.delivery_attempts";
+    assert_eq!(texts(pool, tries).await, ["succeeded"]);
     audit(pool).await;
 }
 

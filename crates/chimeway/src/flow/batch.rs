@@ -44,11 +44,11 @@ pub(super) trait Work: Sync {
 }
 
 /// What committed, and what did not.
-pub(super) struct Committed<T> {
+pub(super) struct Committed<W: Work> {
     /// What each part brought.
-    pub(super) outputs: Vec<T>,
-    /// Why an item could not even be set aside, where that was so: it is as it was.
-    pub(super) left: Option<StoreError>,
+    pub(super) outputs: Vec<W::Output>,
+    /// Items that could not even be set aside, and why: they are as they were.
+    pub(super) left: Vec<(W::Item, StoreError)>,
 }
 
 /// Commits every item but the bad ones, which are set aside.
@@ -61,48 +61,47 @@ pub(super) async fn commit<W: Work>(
     sessions: &Sessions,
     work: &W,
     items: Vec<W::Item>,
-) -> StoreResult<Committed<W::Output>> {
-    let mut committed = Committed {
-        outputs: vec![],
-        left: None,
-    };
+) -> StoreResult<Committed<W>> {
+    let (mut outputs, mut left) = (vec![], vec![]);
     let mut parts = vec![items];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;
         }
-        match transact(sessions, work, &part).await {
-            Ok(output) => committed.outputs.push(output),
+        let error = match transact(|| once(sessions, work, &part)).await {
+            Ok(output) => {
+                outputs.push(output);
+                continue;
+            }
             Err(error) if error.fault() == Fault::Away => return Err(error),
-            Err(error) => match part.as_slice() {
-                [item] => match aside(sessions, work, item, &error).await {
-                    Ok(output) => committed.outputs.extend(output),
-                    Err(error) if error.fault().is_passing() => return Err(error),
-                    Err(error) => {
-                        let sqlstate = error.sqlstate().unwrap_or_default();
-                        tracing::error!(sqlstate, "a bad item of a batch could not be set aside");
-                        committed.left = Some(error);
-                    }
-                },
-                _ => {
-                    let (left, right) = part.split_at(part.len() / 2);
-                    parts.push(right.to_vec());
-                    parts.push(left.to_vec());
-                }
-            },
+            Err(error) => error,
+        };
+        let [item] = part.as_slice() else {
+            let (first, second) = part.split_at(part.len() / 2);
+            parts.push(second.to_vec());
+            parts.push(first.to_vec());
+            continue;
+        };
+        match transact(|| aside(sessions, work, item, &error)).await {
+            Ok(output) => outputs.extend(output),
+            Err(error) if error.fault() == Fault::Away => return Err(error),
+            Err(error) => {
+                let sqlstate = error.sqlstate().unwrap_or_default();
+                tracing::error!(sqlstate, "a bad item of a batch could not be set aside");
+                left.push((item.clone(), error));
+            }
         }
     }
-    Ok(committed)
+    Ok(Committed { outputs, left })
 }
 
-async fn transact<W: Work>(
-    sessions: &Sessions,
-    work: &W,
-    items: &[W::Item],
-) -> StoreResult<W::Output> {
+/// A transaction; once more, after a pause, where another one was in the way.
+async fn transact<T, F: Future<Output = StoreResult<T>>>(
+    transaction: impl Fn() -> F,
+) -> StoreResult<T> {
     let mut conflicts = 0;
     loop {
-        match once(sessions, work, items).await {
+        match transaction().await {
             Err(error) if error.fault() == Fault::Conflict && conflicts < CONFLICTS => {
                 conflicts += 1;
                 pause(conflicts).await;
@@ -248,6 +247,8 @@ pub(super) struct Took {
     pub(super) rows: usize,
     /// As many as one transaction takes: there may be more.
     pub(super) full: bool,
+    /// Some could neither be worked on nor be set aside: the next look finds them again.
+    pub(super) left: bool,
 }
 
 impl Took {
@@ -256,6 +257,7 @@ impl Took {
         Self {
             rows: self.rows + other.rows,
             full: self.full || other.full,
+            left: self.left || other.left,
         }
     }
 }
@@ -305,7 +307,7 @@ impl<W: DueWork> Work for Among<'_, W> {
 ///
 /// # Errors
 ///
-/// If the database is away; and where a row that fails alone cannot be set aside either. The others are done then.
+/// If the database is away; and where the only row that was due cannot be set aside.
 pub(super) async fn take<W: DueWork>(
     core: &Core,
     sessions: &Sessions,
@@ -322,7 +324,7 @@ pub(super) async fn take<W: DueWork>(
     } = bounded.run(take_locked(bounded, work, look)).await?;
     let counted = false;
     let (mut made, mut left) = match whole {
-        Ok(made) => (made, None),
+        Ok(made) => (made, vec![]),
         Err(error) if error.fault() == Fault::Away => return Err(error),
         Err(_) => all(commit(sessions, &Among { work, counted }, ids).await?),
     };
@@ -333,15 +335,18 @@ pub(super) async fn take<W: DueWork>(
             let (mut part, not) = take_counted(sessions, work, ids).await?;
             core.wake_after(sessions, &mut part).await;
             made = made.and(part);
-            left = left.or(not);
+            left.extend(not);
         }
     }
-    match left {
-        // The others are done; whoever looks again at once would find this one again at once.
-        Some(error) => Err(error),
+    match left.pop() {
+        Some((_, error)) if took.rows <= 1 => Err(error),
         None => Ok((took, made)),
+        Some(_) => Ok((Took { left: true, ..took }, made)),
     }
 }
+
+/// Rows that are as they were, and why.
+type Left<Id> = Vec<(Id, StoreError)>;
 
 /// What one transaction locked, and what became of the work on it.
 struct Locked<W: DueWork> {
@@ -365,6 +370,7 @@ async fn take_locked<W: DueWork>(
     let took = Took {
         rows: rows.len(),
         full: i64::try_from(rows.len()).is_ok_and(|rows| rows >= W::LIMIT),
+        left: false,
     };
     let ids_of = |rows: &[W::Row]| rows.iter().map(W::id).collect::<Vec<W::Id>>();
     let dangerous = rows.extract_if(.., |row| W::past(row).is_dangerous());
@@ -402,7 +408,7 @@ async fn take_counted<W: DueWork>(
     sessions: &Sessions,
     work: &W,
     ids: Vec<W::Id>,
-) -> StoreResult<(Made, Option<StoreError>)> {
+) -> StoreResult<(Made, Left<W::Id>)> {
     let bounded = sessions.bounded();
     let count = async {
         let mut session = bounded.session().await?;
@@ -423,7 +429,7 @@ async fn take_counted<W: DueWork>(
     Ok((made.and(W::aside(set_aside).into()), left))
 }
 
-fn all(committed: Committed<Made>) -> (Made, Option<StoreError>) {
+fn all<W: DueWork>(committed: Committed<Among<'_, W>>) -> (Made, Left<W::Id>) {
     let parts = committed.outputs.into_iter();
     (parts.fold(Made::default(), Made::and), committed.left)
 }

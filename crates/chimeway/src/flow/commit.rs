@@ -15,7 +15,7 @@ use super::{
     record::{Attempted, Record, Recorded},
     session::Sessions,
 };
-use crate::store::claims::ClaimRef;
+use crate::store::{claims::ClaimRef, error::Fault};
 
 /// How many results one transaction records.
 const BATCH: usize = 500;
@@ -150,13 +150,17 @@ async fn record_all(
     loop {
         let began = Instant::now();
         match batch::commit(sessions, &Record { core }, results.to_vec()).await {
-            // One that was left: it ends with its lease, for there is nothing that would go better the next time.
             Ok(committed) => {
-                metrics::recorded(results.len(), began.elapsed());
+                metrics::recorded(results.len() - committed.left.len(), began.elapsed());
                 let mut recorded = Recorded::all(committed.outputs);
                 recorded.count(core);
                 core.wake_after(sessions, &mut recorded.made).await;
                 core.reach(Point::AfterRecordCommit).await;
+                // Where another session was in the way, it will be gone. Else nothing would go better the next time:
+                // it stays claimed, and whoever finds that its lease has ended tries to close it.
+                let left = committed.left.into_iter();
+                let again = left.filter(|(_, error)| error.fault() == Fault::Conflict);
+                recorded.held.extend(again.map(|(result, _)| result.claim));
                 return recorded.held;
             }
             Err(error) => {

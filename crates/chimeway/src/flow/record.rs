@@ -34,7 +34,7 @@ use crate::{
         attempts::{self, NewAttempt},
         claims::ClaimRef,
         deliveries::{self, Recording},
-        owed, runs,
+        owed, runs, settings,
     },
 };
 
@@ -225,7 +225,14 @@ impl Work for Record<'_> {
         let sqlstate = error.sqlstate().unwrap_or_default();
         tracing::error!(delivery.id = %delivery, sqlstate, "a result could not be recorded with its run; it is told later");
         let mut whole = conn.begin().await?;
-        match record(self.core, &mut whole, slice::from_ref(item), Told::Later).await {
+        let recording = async {
+            let recorded =
+                record(self.core, &mut whole, slice::from_ref(item), Told::Later).await?;
+            // What would only fail at the commit.
+            settings::check_constraints(&mut whole).await?;
+            StoreResult::Ok(recorded)
+        };
+        match recording.await {
             Ok(recorded) => {
                 whole.commit().await?;
                 return Ok(Some(recorded));
@@ -383,6 +390,11 @@ async fn record(
     if !alone.is_empty() {
         made.wakes_in(chrono::TimeDelta::zero());
     }
+    let rows = match told {
+        Told::Now => rows,
+        // Nothing is written there: not that somebody asked for its end, nor what it hears.
+        Told::Later => vec![],
+    };
     let advanced = progress::advance(core, conn, rows, inputs).await?;
     owed::owe(conn, &untold, HELD).await?;
     owed::owe(conn, &alone, Duration::ZERO).await?;

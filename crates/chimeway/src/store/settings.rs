@@ -86,6 +86,18 @@ select chimeway.clock() as "now!""#
     .await?)
 }
 
+/// Checks now what would be checked by the commit, until which a host may have put its own constraints off.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database).
+pub async fn check_constraints(conn: &mut PgConnection) -> StoreResult<()> {
+    sqlx::query!("-- settings::check_constraints\nset constraints all immediate")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Tells idle workers, at commit, that these queues have work; does nothing where the database has
 /// notifications off.
 ///

@@ -35,6 +35,10 @@ use crate::{
 /// How long at most the next rows gather after a batch that was not full.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How long the next batch waits after one with a row that cannot be worked on nor set aside: it is in the next
+/// one too, and has to be found there again.
+const LEFT: Duration = Duration::from_millis(50);
+
 /// A kind of work that is done in batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -228,9 +232,12 @@ impl Drop for Running<'_> {
                 pace.held = pace.held.saturating_add(1);
             } else {
                 pace.held = 0;
+                if self.took.left {
+                    rest = LEFT;
+                }
                 // Half of the time at most goes into transactions: the more rows become due, the more each
                 // one takes.
-                if !self.took.full {
+                if !self.took.full && !self.took.left {
                     rest = self.began.elapsed().min(GATHER);
                 }
             }
