@@ -18,7 +18,7 @@ const FAR: i32 = 5_000;
 const FRESH: Duration = Duration::from_millis(100);
 /// The same where slots are left over, which somebody new could have.
 const FRESH_IF_SHORT: Duration = Duration::from_millis(10);
-/// But no less than so many times as long as finding out took: that is a twentieth of the time then, at most.
+/// But so many times as long as finding out took, where that is longer; never longer than where all slots are filled.
 const TIMES_WHAT_IT_TOOK: u32 = 20;
 
 /// A tenant and a channel; two empty texts before the first one.

@@ -15,10 +15,15 @@ use super::StoreResult;
 /// made once: their shape does not depend on the arguments, and to plan a claim took longer than to run it. And
 /// without reading tables from end to end, which is the best plan for as long as they are empty, and kept then.
 ///
+/// Without bitmaps and parallel processes, too: beside a long history, of which nothing is due, statistics make the
+/// planner read all that is due, with processes that it has to start for each look, and sort it; an index has the first
+/// of it in its order.
+///
 /// And with an end to idleness: the session of a worker that a dead network cut off holds its row locks for so
 /// long, instead of for the two hours that TCP takes to look for it. [`begin_for`] says otherwise.
 pub const BEGIN: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local enable_bitmapscan = off; set local max_parallel_workers_per_gather = 0; \
     set local idle_in_transaction_session_timeout = '30s'";
 
 /// The same through a pooler in transaction mode. A server's session is then whoever's turn it is: what another
@@ -26,6 +31,7 @@ pub const BEGIN: &str = "begin; set local jit = off; \
 /// anew under a name of its own, and lives as long as the transaction needs it.
 pub const BEGIN_POOLED: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local enable_bitmapscan = off; set local max_parallel_workers_per_gather = 0; \
     set local idle_in_transaction_session_timeout = '30s'; deallocate all";
 
 /// How what is read or written once in a while is begun.
@@ -39,12 +45,14 @@ pub const BEGIN_PLAIN_POOLED: &str =
 /// holds, and does not wait for the disk: what a crash brings back is pruned once more.
 pub const BEGIN_PRUNING: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local enable_bitmapscan = off; set local max_parallel_workers_per_gather = 0; \
     set local lock_timeout = '100ms'; set local synchronous_commit = off; \
     set local idle_in_transaction_session_timeout = '30s'";
 
 /// The same through a pooler in transaction mode.
 pub const BEGIN_PRUNING_POOLED: &str = "begin; set local jit = off; \
     set local plan_cache_mode = force_generic_plan; set local enable_seqscan = off; \
+    set local enable_bitmapscan = off; set local max_parallel_workers_per_gather = 0; \
     set local lock_timeout = '100ms'; set local synchronous_commit = off; \
     set local idle_in_transaction_session_timeout = '30s'; deallocate all";
 

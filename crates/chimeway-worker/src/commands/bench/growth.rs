@@ -6,7 +6,7 @@ use sqlx::Connection as _;
 use super::{
     fill::{self, Stand},
     ground::Ground,
-    journeys,
+    journeys::{self, Round},
     load::{Journey, Load},
     process::Fleet,
     report::{Report, figure, median},
@@ -32,17 +32,20 @@ pub(super) struct Args {
     /// How many rounds each of the three has
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Print the costliest statements of each of the three as well
+    #[arg(long)]
+    statements: bool,
     #[command(flatten)]
     fleet: Fleet,
 }
 
 pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result<(), CliError> {
-    let empty = rates(args, ground, report, "empty").await?;
+    let empty = rounds(args, ground, report, "empty").await?;
 
     let mut conn = ground.database.connect().await?;
     let runs = i64::from(args.runs);
     fill::fill(&mut conn, Stand::Finished, "bench_history", runs, report).await?;
-    let history = rates(args, ground, report, "history").await?;
+    let history = rounds(args, ground, report, "history").await?;
 
     let mut snapshot = conn.begin().await?;
     sqlx::query("set transaction isolation level repeatable read")
@@ -51,28 +54,48 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     sqlx::query("select count(*) from chimeway.settings")
         .execute(&mut *snapshot)
         .await?;
-    let held = rates(args, ground, report, "snapshot").await?;
+    let held = rounds(args, ground, report, "snapshot").await?;
     snapshot.rollback().await?;
     conn.close().await?;
 
-    let first = median(empty.iter().copied());
-    let mut table = Table::new(["J1", "PER SECOND", "OF THE FIRST", "ROUNDS"]);
+    let first = rate(&empty);
+    let mut table = Table::new([
+        "J1",
+        "PER SECOND",
+        "OF THE FIRST",
+        "ROUNDS",
+        "POSTGRESQL'S CPU PER 1,000",
+        "WAL PER JOURNEY",
+    ]);
+    let mut statements = String::new();
     let name = format!("beside {} finished runs", args.runs);
-    for (name, rates) in [
+    for (name, rounds) in [
         ("empty history", &empty),
         (name.as_str(), &history),
         ("the same, a snapshot held open", &held),
     ] {
-        let rate = median(rates.iter().copied());
-        let rates: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
+        let rate = rate(rounds);
+        let rates: Vec<String> = rounds.iter().map(|it| format!("{:.0}", it.rate)).collect();
         table.row([
             name.to_owned(),
             figure(Some(rate), 0, ""),
             figure(Some(rate / first * 100.0), 0, "%"),
             rates.join(" "),
+            figure(server_cpu(rounds), 2, "s"),
+            figure(Some(wal(rounds)), 0, "bytes"),
         ]);
+        if let Some(last) = rounds.last().filter(|_| args.statements) {
+            statements = format!("{statements}\n{}", last.counted.costliest(name));
+        }
     }
-    let of = |rates: &[f64]| json!({ "rate": median(rates.iter().copied()), "rates": rates });
+    let of = |rounds: &[Round]| {
+        json!({
+            "rate": rate(rounds),
+            "rates": rounds.iter().map(|it| it.rate).collect::<Vec<_>>(),
+            "server_cpu_seconds_per_1000": server_cpu(rounds),
+            "wal_bytes_per_journey": wal(rounds),
+        })
+    };
     let figures = json!({
         "bench": "growth",
         "runs": args.runs,
@@ -83,16 +106,29 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "history": of(&history),
         "snapshot": of(&held),
     });
-    report.print(&ground.settings, &figures, &table.to_string())
+    report.print(&ground.settings, &figures, &format!("{table}{statements}"))
 }
 
-async fn rates(
+fn rate(rounds: &[Round]) -> f64 {
+    median(rounds.iter().map(|it| it.rate))
+}
+
+fn server_cpu(rounds: &[Round]) -> Option<f64> {
+    let known: Vec<f64> = rounds.iter().filter_map(|it| it.server_cpu).collect();
+    (!known.is_empty()).then(|| median(known))
+}
+
+fn wal(rounds: &[Round]) -> f64 {
+    median(rounds.iter().map(|it| it.counted.wal_bytes))
+}
+
+async fn rounds(
     args: &Args,
     ground: &Ground,
     report: &Report,
     name: &str,
-) -> Result<Vec<f64>, CliError> {
-    let mut rates = vec![];
+) -> Result<Vec<Round>, CliError> {
+    let mut rounds = vec![];
     for round in 1..=args.rounds {
         report.progress(&format!("{name}, round {round} of {}", args.rounds));
         let load = Load {
@@ -101,7 +137,7 @@ async fn rates(
             tenant: format!("bench_{name}_{round}"),
             recipients: 1,
         };
-        rates.push(journeys::measure(ground, &load, args.fleet).await?.rate);
+        rounds.push(journeys::measure(ground, &load, args.fleet).await?);
     }
-    Ok(rates)
+    Ok(rounds)
 }

@@ -13,7 +13,7 @@ use super::{
     ground::Ground,
     process::{Fleet, Workers},
     report::{Report, Spread, figure},
-    server::Counters,
+    server::{self, Counters},
     system::{self, Watch},
 };
 use crate::{error::CliError, output::Table};
@@ -103,9 +103,10 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     let worker_peak = workers.peak_mib();
     let server_peak = watch.peak_mib();
     workers.stop().await?;
-    conn.close().await?;
     // Not before: what it leaves behind would be vacuumed while it is looked at what waiting costs.
     report.progress("floor");
+    server::vacuum(&mut conn).await?;
+    conn.close().await?;
     let count = usize::try_from(due.min(20_000)).unwrap_or(usize::MAX);
     let floor = floor::measure(ground, count, "bench_floor").await?;
     let share = drain / floor.rate;
