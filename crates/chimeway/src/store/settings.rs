@@ -100,9 +100,12 @@ select chimeway.clock() as "now!""#
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
 pub async fn check_constraints(conn: &mut PgConnection) -> StoreResult<()> {
-    sqlx::query!("-- settings::check_constraints\nset constraints all immediate")
-        .execute(conn)
-        .await?;
+    sqlx::query!(
+        r#"-- settings::check_constraints
+set constraints all immediate"#
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
