@@ -10,6 +10,7 @@ use chimeway::{
 use chimeway_testkit::{Answer, RecordingChannel, Story, TestDb};
 use futures::FutureExt as _;
 use serde_json::json;
+use sqlx::PgPool;
 use tokio::sync::Barrier;
 
 use crate::{
@@ -17,6 +18,17 @@ use crate::{
     fleet::{Fleet, Host, execute, journey, number, recording, texts},
     support::eventually,
 };
+
+/// Has the database refuse something, by a trigger that is made like this.
+async fn refuse(pool: &PgPool, trigger: &'static str) {
+    execute(
+        pool,
+        "create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'the test said so'; end $$",
+    )
+    .await;
+    execute(pool, trigger).await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_that_the_database_refuses_is_recorded_without_the_providers_answer() {
@@ -77,11 +89,9 @@ async fn a_run_that_cannot_be_written_holds_up_no_result() {
         let db = TestDb::create().await;
         let (pool, channel) = (db.pool(), RecordingChannel::default());
         let host = Host::with_journey(pool, "PT1H").await;
-        execute(
+        refuse(
             pool,
-            "create function refuse() returns trigger language plpgsql as $$
-                begin raise exception 'the test said so'; end $$;
-             create trigger refuse before update on chimeway.workflow_runs for each row
+            "create trigger refuse before update on chimeway.workflow_runs for each row
                 when (new.actor_id = 'user_7' and new.cancel_requested_at is not distinct from old.cancel_requested_at)
                 execute function refuse()",
         )
@@ -136,11 +146,9 @@ async fn a_result_that_is_refused_at_the_commit_is_recorded_without_the_provider
     let db = TestDb::create().await;
     let (pool, channel) = (db.pool(), RecordingChannel::default());
     let host = Host::with_journey(pool, "PT1H").await;
-    execute(
+    refuse(
         pool,
-        "create function refuse() returns trigger language plpgsql as $$
-            begin raise exception 'the test said so'; end $$;
-         create constraint trigger refuse after insert on chimeway.delivery_attempts
+        "create constraint trigger refuse after insert on chimeway.delivery_attempts
             deferrable initially deferred for each row when (new.provider_message_id = 'poison')
             execute function refuse()",
     )
@@ -231,11 +239,9 @@ async fn a_definition_that_no_worker_can_read_holds_up_no_message_of_another() {
 async fn an_event_whose_runs_cannot_be_made_is_set_aside_alone() {
     let story = Story::begin("2026-03-02T09:00:00Z").await;
     story.apply(&journey("PT2H")).await;
-    execute(
+    refuse(
         story.pool(),
-        "create function refuse() returns trigger language plpgsql as $$
-            begin raise exception 'the test said so'; end $$;
-         create trigger refuse before insert on chimeway.notifications
+        "create trigger refuse before insert on chimeway.notifications
             for each row when (new.recipient = 'poison') execute function refuse();
          select chimeway.trigger('mention_escalation', jsonb_build_object('actor_id',
             case n when 7 then 'poison' else 'user_' || n end), 'org_456')
@@ -356,11 +362,9 @@ async fn a_signal_that_cannot_be_routed_is_set_aside_alone_and_still_beats_the_t
             .await;
     }
     story.drain().await;
-    execute(
+    refuse(
         story.pool(),
-        "create function refuse() returns trigger language plpgsql as $$
-            begin raise exception 'the test said so'; end $$;
-         create trigger refuse before update on chimeway.signals
+        "create trigger refuse before update on chimeway.signals
             for each row when (new.actor_id = 'user_4' and new.routed_at is not null)
             execute function refuse()",
     )

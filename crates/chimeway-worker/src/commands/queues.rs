@@ -1,6 +1,9 @@
 //! `chimeway queues`: what is due, what waits for somebody, what keeps PostgreSQL from its own work.
 
-use chimeway::flow::{ChannelTries, DueWork, Overview, TableRows};
+use chimeway::{
+    flow::{self, DueWork, Overview, TableRows},
+    store::health::ChannelTries,
+};
 use serde::Serialize;
 
 use super::Context;
@@ -32,7 +35,7 @@ pub(crate) struct Args {}
 pub(crate) async fn run(_: &Args, context: &Context) -> Result<(), CliError> {
     let mut conn = context.open().await?;
     let overview = Overview::read(&mut conn).await?;
-    let channels = ChannelTries::read(&mut conn).await?;
+    let channels = flow::channel_tries(&mut conn).await?;
     if context.json {
         return output::print_json(&Document { overview, channels });
     }

@@ -69,7 +69,7 @@ pub use explain::{DeliveryFacts, Explanation, RecordFacts};
 pub use files::{LARGEST_FILE, read_text};
 pub use hooks::{Hook, Point};
 pub use inbox::Inbox;
-pub use overview::{ChannelTries, DueWork, NEWEST_TRIES, Overview, SetAside, TableRows};
+pub use overview::{DueWork, Overview, SetAside, TableRows, channel_tries};
 pub use preferences::{Preference, Preferences, StoredPreference};
 pub use prune::{KeptRows, PruneStep, PrunedKind, Pruning};
 pub use recipients::{Recipient, Recipients, StoredRecipient};

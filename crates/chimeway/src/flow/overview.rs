@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     queue::QueueName,
-    store::health::{self, COUNTED},
+    store::health::{self, COUNTED, ChannelTries},
 };
 
 /// How a database does.
@@ -160,58 +160,17 @@ impl From<health::TableRow> for TableRows {
     }
 }
 
-/// How many of the newest tries [`ChannelTries`] are of.
-pub const NEWEST_TRIES: i64 = 1_000;
+/// How many of the newest tries [`ChannelTries`] are of: those of the messages that were planned last.
+const NEWEST_TRIES: i64 = 1_000;
 
-/// How one channel does: of the [`NEWEST_TRIES`] of all channels, those of the messages that were planned last.
-#[derive(Debug, Clone, Serialize)]
-pub struct ChannelTries {
-    /// Its name.
-    pub channel: String,
-    /// Deliveries that workers hold at the moment.
-    pub in_flight: i64,
-    /// Tries over this channel: the sum of the next five.
-    pub tries: i64,
-    /// It took the message.
-    pub succeeded: i64,
-    /// It could not, and another try follows while there are some left.
-    pub temporary: i64,
-    /// It never will.
-    pub permanent: i64,
-    /// There is no such address.
-    pub bounced: i64,
-    /// The worker vanished: the message may have been sent.
-    pub unknown: i64,
-    /// The median of what it took to answer, in seconds.
-    pub median_seconds: Option<f64>,
-}
-
-impl ChannelTries {
-    /// Reads it, in one statement whose cost does not grow with what is stored or due.
-    ///
-    /// # Errors
-    ///
-    /// [`FlowError::Store`] if the database cannot be asked.
-    pub async fn read(conn: &mut PgConnection) -> Result<Vec<Self>, FlowError> {
-        let rows = health::channels(conn, NEWEST_TRIES).await?;
-        Ok(rows.into_iter().map(Self::from).collect())
-    }
-}
-
-impl From<health::ChannelRow> for ChannelTries {
-    fn from(row: health::ChannelRow) -> Self {
-        Self {
-            channel: row.channel,
-            in_flight: row.in_flight,
-            tries: row.tries,
-            succeeded: row.succeeded,
-            temporary: row.temporary,
-            permanent: row.permanent,
-            bounced: row.bounced,
-            unknown: row.unknown,
-            median_seconds: row.median_seconds,
-        }
-    }
+/// How the channels do that have something in flight, or were used by one of the newest 1,000 tries: one statement, whose
+/// cost does not grow with what is stored or due.
+///
+/// # Errors
+///
+/// [`FlowError::Store`] if the database cannot be asked.
+pub async fn channel_tries(conn: &mut PgConnection) -> Result<Vec<ChannelTries>, FlowError> {
+    Ok(health::channels(conn, NEWEST_TRIES).await?)
 }
 
 /// As a recorder takes it: exact far beyond any count of ours.

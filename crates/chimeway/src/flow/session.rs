@@ -6,14 +6,9 @@
 //! deadline; what was not answered by then is taken for lost, its connection is closed, and the work is repeated
 //! or left to the rows, which are still due. It costs one timer for each transaction, and nothing for a statement.
 
-use std::{
-    future::Future,
-    io,
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::{future::Future, io, time::Duration};
 
-use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
+use sqlx::{Connection as _, PgPool, Postgres, Transaction, pool::PoolConnection};
 use tokio::{runtime::Handle, time::Instant};
 
 use super::Core;
@@ -145,16 +140,13 @@ impl Session {
         self.begin_with(begin).await
     }
 
-    /// To read one thing: without a transaction, but where a pooler wants one.
+    /// To read one thing, with a worker's plans; dropping it ends it.
     ///
     /// # Errors
     ///
     /// Only if the database is away.
-    pub(crate) async fn read(&mut self) -> StoreResult<Reading<'_>> {
-        match self.pooled {
-            true => Ok(Reading::Within(self.begin_plain().await?)),
-            false => Ok(Reading::Plain(self.conn()?)),
-        }
+    pub(crate) async fn read(&mut self) -> StoreResult<Transaction<'_, Postgres>> {
+        self.begin().await
     }
 
     async fn begin_with(&mut self, begin: &'static str) -> StoreResult<Transaction<'_, Postgres>> {
@@ -182,34 +174,6 @@ impl Drop for Session {
         // The pool asks whether it lives, and would wait for that answer for ever.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(tokio::time::timeout(RETURN, conn.return_to_pool()));
-        }
-    }
-}
-
-/// A connection that is read from.
-pub(crate) enum Reading<'a> {
-    /// As it is.
-    Plain(&'a mut PgConnection),
-    /// Within a transaction, which is rolled back.
-    Within(Transaction<'a, Postgres>),
-}
-
-impl Deref for Reading<'_> {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        match self {
-            Self::Plain(conn) => conn,
-            Self::Within(tx) => tx,
-        }
-    }
-}
-
-impl DerefMut for Reading<'_> {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        match self {
-            Self::Plain(conn) => conn,
-            Self::Within(tx) => tx,
         }
     }
 }

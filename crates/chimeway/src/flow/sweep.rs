@@ -44,11 +44,13 @@ pub(super) async fn close_expired(
         if core.outage.is_recent() {
             return Ok(vec![]);
         }
-        // As workers do, for its plan: see `settings::BEGIN`.
-        let mut tx = session.begin().await?;
-        let expired = claims::expired(&mut tx, LEASES, core.timing.grace, among).await?;
-        tx.commit().await?;
-        StoreResult::Ok(expired)
+        claims::expired(
+            &mut *session.read().await?,
+            LEASES,
+            core.timing.grace,
+            among,
+        )
+        .await
     };
     let expired = work.run(look).await?;
     if expired.is_empty() {

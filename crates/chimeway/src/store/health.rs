@@ -5,6 +5,7 @@
 //! All of it works for a role that may do no more than a worker must; of other roles' sessions
 //! PostgreSQL then shows the snapshot (`backend_xmin`), not since when their transaction is open.
 
+use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::StoreResult;
@@ -282,26 +283,26 @@ order by n_dead_tup desc, relname"#
     .await?)
 }
 
-/// A channel and its newest tries.
-#[derive(Debug, Clone)]
-pub struct ChannelRow {
+/// How one channel does: of the newest tries of all channels, those that went over it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChannelTries {
     /// Its name.
     pub channel: String,
-    /// How many of its deliveries a worker holds, among the [`COUNTED`] that have been due longest.
+    /// Deliveries that workers hold at the moment, among the 10,001 that have been due longest.
     pub in_flight: i64,
-    /// How many of the newest tries went over it.
+    /// Tries over this channel: the sum of the next five.
     pub tries: i64,
-    /// How many of these succeeded.
+    /// It took the message.
     pub succeeded: i64,
-    /// Failed, to be tried again.
+    /// It could not, and another try follows while there are some left.
     pub temporary: i64,
-    /// Failed for good.
+    /// It never will.
     pub permanent: i64,
-    /// The address does not take mail.
+    /// There is no such address.
     pub bounced: i64,
-    /// Their workers vanished.
+    /// The worker vanished: the message may have been sent.
     pub unknown: i64,
-    /// The median of how long the channel took to answer, in seconds.
+    /// The median of what it took to answer, in seconds.
     pub median_seconds: Option<f64>,
 }
 
@@ -311,9 +312,9 @@ pub struct ChannelRow {
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database).
-pub async fn channels(conn: &mut PgConnection, newest: i64) -> StoreResult<Vec<ChannelRow>> {
+pub async fn channels(conn: &mut PgConnection, newest: i64) -> StoreResult<Vec<ChannelTries>> {
     Ok(sqlx::query_as!(
-        ChannelRow,
+        ChannelTries,
         r#"-- health::channels
 with newest as materialized (
     -- Deliveries have time-ordered ids.

@@ -17,9 +17,13 @@ use crate::{
 
 const PRIVATE_DATABASE: &str = "chimeway_bench";
 /// All that a private server has beyond what PostgreSQL is shipped with.
-const SETTINGS: [(&str, &str); 2] = [("shared_buffers", "512MB"), ("max_wal_size", "4GB")];
+const SETTINGS: [(&str, &str); 3] = [
+    ("shared_buffers", "512MB"),
+    ("max_wal_size", "4GB"),
+    // What is measured ends with a commit.
+    ("track_commit_timestamp", "on"),
+];
 const STATEMENTS: (&str, &str) = ("shared_preload_libraries", "pg_stat_statements");
-pub(super) const COMMIT_INSTANTS: (&str, &str) = ("track_commit_timestamp", "on");
 /// Minutes are to show what days would.
 pub(super) const EAGER_VACUUM: (&str, &str) = ("autovacuum_naptime", "5s");
 

@@ -5,6 +5,7 @@ use sqlx::Connection as _;
 
 use super::{
     fill::{self, Stand},
+    floor::{self, Floor},
     ground::Ground,
     journeys::{self, Round},
     load::{Journey, Load},
@@ -16,7 +17,8 @@ use crate::{error::CliError, output::Table};
 /// Measure whether the rate falls with a long history, and with a snapshot held open
 ///
 /// The same journeys three times: with an empty history, beside many finished runs, and while another
-/// session holds a snapshot from before, so that no dead row can be removed.
+/// session holds a snapshot from before, so that no dead row can be removed. The floor (see `chimeway bench floor`) is
+/// measured in turns with each: a server whose tables are larger than its memory is slower by itself.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -64,6 +66,8 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         "PER SECOND",
         "OF THE FIRST",
         "ROUNDS",
+        "FLOOR",
+        "SHARE OF IT",
         "POSTGRESQL'S CPU PER 1,000",
         "WAL PER JOURNEY",
     ]);
@@ -75,23 +79,28 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
         ("the same, a snapshot held open", &held),
     ] {
         let rate = rate(rounds);
-        let rates: Vec<String> = rounds.iter().map(|it| format!("{:.0}", it.rate)).collect();
+        let rates = rounds.iter().map(|(round, _)| format!("{:.0}", round.rate));
+        let rates: Vec<String> = rates.collect();
         table.row([
             name.to_owned(),
             figure(Some(rate), 0, ""),
             figure(Some(rate / first * 100.0), 0, "%"),
             rates.join(" "),
+            figure(Some(floor(rounds)), 0, ""),
+            figure(Some(rate / floor(rounds) * 100.0), 0, "%"),
             figure(server_cpu(rounds), 2, "s"),
             figure(Some(wal(rounds)), 0, "bytes"),
         ]);
-        if let Some(last) = rounds.last().filter(|_| args.statements) {
+        if let Some((last, _)) = rounds.last().filter(|_| args.statements) {
             statements = format!("{statements}\n{}", last.counted.costliest(name));
         }
     }
-    let of = |rounds: &[Round]| {
+    let of = |rounds: &[Measured]| {
         json!({
             "rate": rate(rounds),
-            "rates": rounds.iter().map(|it| it.rate).collect::<Vec<_>>(),
+            "rates": rounds.iter().map(|(round, _)| round.rate).collect::<Vec<_>>(),
+            "floor_rate": floor(rounds),
+            "share_of_floor": rate(rounds) / floor(rounds),
             "server_cpu_seconds_per_1000": server_cpu(rounds),
             "wal_bytes_per_journey": wal(rounds),
         })
@@ -109,17 +118,25 @@ pub(super) async fn run(args: &Args, ground: &Ground, report: &Report) -> Result
     report.print(&ground.settings, &figures, &format!("{table}{statements}"))
 }
 
-fn rate(rounds: &[Round]) -> f64 {
-    median(rounds.iter().map(|it| it.rate))
+/// A round of journeys, and the floor that was measured before it.
+type Measured = (Round, Floor);
+
+fn rate(rounds: &[Measured]) -> f64 {
+    median(rounds.iter().map(|(round, _)| round.rate))
 }
 
-fn server_cpu(rounds: &[Round]) -> Option<f64> {
-    let known: Vec<f64> = rounds.iter().filter_map(|it| it.server_cpu).collect();
+fn floor(rounds: &[Measured]) -> f64 {
+    median(rounds.iter().map(|(_, floor)| floor.rate))
+}
+
+fn server_cpu(rounds: &[Measured]) -> Option<f64> {
+    let known = rounds.iter().filter_map(|(round, _)| round.server_cpu);
+    let known: Vec<f64> = known.collect();
     (!known.is_empty()).then(|| median(known))
 }
 
-fn wal(rounds: &[Round]) -> f64 {
-    median(rounds.iter().map(|it| it.counted.wal_bytes))
+fn wal(rounds: &[Measured]) -> f64 {
+    median(rounds.iter().map(|(round, _)| round.counted.wal_bytes))
 }
 
 async fn rounds(
@@ -127,17 +144,20 @@ async fn rounds(
     ground: &Ground,
     report: &Report,
     name: &str,
-) -> Result<Vec<Round>, CliError> {
+) -> Result<Vec<Measured>, CliError> {
     let mut rounds = vec![];
     for round in 1..=args.rounds {
         report.progress(&format!("{name}, round {round} of {}", args.rounds));
+        let count = usize::try_from(args.count).unwrap_or(usize::MAX);
+        let floor = floor::measure(ground, count, &format!("floor_{name}_{round}")).await?;
         let load = Load {
             journey: Journey::Elapses,
-            count: usize::try_from(args.count).unwrap_or(usize::MAX),
+            count,
             tenant: format!("bench_{name}_{round}"),
             recipients: 1,
         };
-        rounds.push(journeys::measure(ground, &load, args.fleet).await?);
+        let measured = journeys::measure(ground, &load, args.fleet).await?;
+        rounds.push((measured, floor));
     }
     Ok(rounds)
 }

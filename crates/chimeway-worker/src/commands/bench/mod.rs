@@ -61,7 +61,6 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let stop = shutdown::watch()?;
     let setting: Option<(&'static str, &'static str)> = match &args.what {
-        What::Latency(_) => Some(ground::COMMIT_INSTANTS),
         What::Soak(_) => Some(ground::EAGER_VACUUM),
         _ => None,
     };

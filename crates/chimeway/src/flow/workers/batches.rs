@@ -9,10 +9,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use tokio::time::Instant;
 
-use super::{floor::Known, presence::Presence};
+use super::{LATE, floor::Known, presence::Presence};
 use crate::{
     flow::{
         Core, actions,
@@ -87,9 +86,6 @@ struct Pace {
     /// Where more is due than can be done at once: from when on is due what is not late yet.
     newest: Floor,
 }
-
-/// From this lateness on what has just become due is worked on before what is late: one tenant's flood is its own.
-const LATE: TimeDelta = TimeDelta::seconds(1);
 
 /// From when on is due what is not late, where something is.
 fn newest(next: Next) -> Floor {
@@ -190,11 +186,12 @@ impl Batches {
             Some(pace) => (pace.newest, pace.known.floor()),
             None => (None, None),
         };
-        let mut took = batch::Took::default();
-        if newest.is_some() {
-            took = self.take_from(kind, newest).await?;
-        }
-        Ok(took.and(self.take_from(kind, floor).await?))
+        let in_time = match newest {
+            Some(_) => self.take_from(kind, newest).await,
+            None => Ok(batch::Took::default()),
+        };
+        let late = self.take_from(kind, floor).await?;
+        Ok(in_time?.and(late))
     }
 
     async fn take_from(&self, kind: Kind, floor: Floor) -> StoreResult<batch::Took> {

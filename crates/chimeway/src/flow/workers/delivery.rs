@@ -7,10 +7,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use tokio::{sync::Notify, time::Instant};
 
-use super::floor::Known;
+use super::{LATE, floor::Known};
 use crate::{
     engine::{attempt::CRASHES_BEFORE_ISOLATION, turns::Slots},
     flow::{
@@ -34,8 +33,6 @@ use crate::{
 const CRASHES_EVERY: Duration = Duration::from_secs(1);
 /// How often the earliest ones are looked for where no turn brings any.
 const FAR_EVERY: Duration = Duration::from_millis(100);
-/// From this lateness on tenants and channels take turns, so that one tenant's flood is its own.
-const LATE: TimeDelta = TimeDelta::seconds(1);
 /// How long after the first slot of a full channel is free again the next claim comes, where they are not
 /// all free before: a claim for one message costs as much as one for many.
 const GATHER: Duration = Duration::from_millis(5);

@@ -9,6 +9,7 @@ mod watch;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,9 @@ use crate::{
 
 /// How long the last word of a process may take.
 const LEAVE: Duration = Duration::from_secs(2);
+/// From this lateness on one tenant's flood is its own: tenants and channels take turns, and what has just become due is
+/// worked on before what is late.
+const LATE: TimeDelta = TimeDelta::seconds(1);
 
 /// The workers of a process, made of a handle and a pool.
 ///
