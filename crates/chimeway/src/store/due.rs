@@ -63,6 +63,8 @@ cross join lateral (
             where next_attempt_at is not null and next_attempt_at >= coalesce($1, timestamptz '-infinity')
             order by next_attempt_at limit 1
         ) as any
+    -- Once: each is asked for twice, and passes over all that is done and cannot be removed.
+    offset 0
 ) next"#,
         floor,
     )
@@ -102,6 +104,7 @@ cross join lateral (
         where route_at is not null and route_at >= coalesce($1, timestamptz '-infinity')
         order by route_at limit 1
     ) as next
+    offset 0
 ) signals"#,
         floor,
     )
@@ -167,6 +170,7 @@ cross join lateral (
             where act_at is not null and act_at >= coalesce($4, timestamptz '-infinity')
             order by act_at limit 1
         ) as actions
+    offset 0
 ) next"#,
         floors.events,
         floors.runs,
