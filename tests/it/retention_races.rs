@@ -81,6 +81,33 @@ async fn what_another_session_holds_is_passed_over() {
     }
 }
 
+/// A server tells an error before it has let go of what the transaction had locked, the turn to prune among it. Here
+/// that takes it some milliseconds.
+#[tokio::test]
+async fn a_batch_that_met_a_held_row_is_over_before_the_next_one_begins() {
+    const SLOW: &str = "create function public.lock_much() returns trigger language plpgsql as $$
+        begin perform pg_advisory_xact_lock(i) from generate_series(1, 4000) i; return null; end $$;
+        create trigger lock_much before delete on chimeway.workflow_transitions
+        for each statement execute function public.lock_much()";
+    let story = story().await;
+    story.pool().execute(SLOW).await.unwrap();
+    let held = over(&story, "ada").await;
+    let mut host = story.db().connect().await;
+    let mut tx = host.begin().await.unwrap();
+    sqlx::query("select from chimeway.workflow_transitions where workflow_run_id = $1 for update")
+        .bind(held.0)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    // Which lock goes first is chance.
+    for who in ["bob", "cleo", "dan", "eve", "finn", "gil", "hal", "ida"] {
+        over(&story, who).await;
+        prune(&story, &aggressive()).await;
+        let runs = lines(story.pool(), "select id::text from chimeway.workflow_runs").await;
+        assert_eq!(runs, held.to_string(), "{who}");
+    }
+}
+
 /// A worker that was away for long tells the result of a send whose run is gone.
 #[tokio::test]
 async fn a_result_that_comes_after_its_run_was_pruned_writes_nothing() {

@@ -137,9 +137,13 @@ async fn aside<W: Work>(
     let alone = async {
         let mut session = bounded.session().await?;
         let mut tx = session.begin().await?;
-        let output = work.set_aside(&mut tx, item, error).await?;
-        tx.commit().await?;
-        Ok(output)
+        match work.set_aside(&mut tx, item, error).await {
+            Ok(output) => {
+                tx.commit().await?;
+                Ok(output)
+            }
+            Err(error) => Err(after_rollback(tx, error).await),
+        }
     };
     bounded.run(alone).await
 }
@@ -396,9 +400,10 @@ async fn take_locked<W: DueWork>(
     })
 }
 
-/// The error, with its rows free again: whoever comes back to them at once would pass over those that are locked.
-async fn after_rollback(tx: Transaction<'_, Postgres>, error: StoreError) -> StoreError {
-    // Where that fails its connection is lost, and they are free by that.
+/// The error, with all that was locked free again: a server tells an error before it lets go of anything, and
+/// whoever comes back at once, on another connection, would pass over what is locked.
+pub(super) async fn after_rollback(tx: Transaction<'_, Postgres>, error: StoreError) -> StoreError {
+    // Where that fails its connection is lost, and all is free by that.
     let _ = tx.rollback().await;
     error
 }

@@ -12,7 +12,9 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{
-    Chimeway, FlowError, metrics,
+    Chimeway, FlowError,
+    batch::after_rollback,
+    metrics,
     retention::{Age, Kept, Retention},
     session::{Bounded, Sessions},
 };
@@ -298,23 +300,32 @@ impl Pruning {
         if !rows::take_turn(&mut tx).await? {
             return Ok(None);
         }
-        let batch = match kind {
-            Kept::Runs => self.runs(&mut tx, age).await?,
-            Kept::Inbox => self.inbox(&mut tx, age).await?,
-            Kept::Signals => self.signals(&mut tx, age).await?,
-            Kept::Events => counted(
-                kind,
-                rows::delete_childless(&mut tx, age, BATCH).await?,
-                BATCH,
-            ),
-            Kept::Interventions => {
-                let rows = rows::delete_interventions(&mut tx, age, SMALL).await?;
-                counted(kind, rows, SMALL)
-            }
-            Kept::Ticks => counted(kind, cron::forget_ticks(&mut tx, age, SMALL).await?, SMALL),
+        let batch = match self.rows(&mut tx, kind, age).await {
+            Ok(batch) => batch,
+            Err(error) => return Err(after_rollback(tx, error).await),
         };
         tx.commit().await.map_err(StoreError::from)?;
         Ok(Some(batch))
+    }
+
+    /// The rows of one batch.
+    async fn rows(
+        &mut self,
+        conn: &mut PgConnection,
+        kind: Kept,
+        age: Duration,
+    ) -> StoreResult<Batch> {
+        Ok(match kind {
+            Kept::Runs => self.runs(conn, age).await?,
+            Kept::Inbox => self.inbox(conn, age).await?,
+            Kept::Signals => self.signals(conn, age).await?,
+            Kept::Events => counted(kind, rows::delete_childless(conn, age, BATCH).await?, BATCH),
+            Kept::Interventions => {
+                let rows = rows::delete_interventions(conn, age, SMALL).await?;
+                counted(kind, rows, SMALL)
+            }
+            Kept::Ticks => counted(kind, cron::forget_ticks(conn, age, SMALL).await?, SMALL),
+        })
     }
 
     /// Runs that ended long enough ago, with all that is theirs alone.
