@@ -141,6 +141,9 @@ impl Batches {
             if let Some(mut pace) = self.pace(kind) {
                 pace.known.asked(floor, next.from, took);
                 pace.newest = newest(next);
+                if let Some(again) = pace.known.again(floor) {
+                    self.core.wakes.of(self.queue).later(again);
+                }
             }
             (kind, next.due)
         });

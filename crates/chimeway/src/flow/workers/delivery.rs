@@ -324,7 +324,11 @@ impl Deliveries {
             due::deliveries(&mut *session.read().await?, floor).await
         };
         let due = work.run(read).await?;
-        self.state().known.asked(floor, due.from, began.elapsed());
+        let known = &mut self.state().known;
+        known.asked(floor, due.from, began.elapsed());
+        if let Some(again) = known.again(floor) {
+            self.core.wakes.of(QueueName::Delivery).later(again);
+        }
         Ok(due)
     }
 }
