@@ -57,6 +57,8 @@ create index deliveries_due on chimeway.deliveries (next_attempt_at) where next_
 -- does not ask for it, to find the earliest of all, is not led here by young statistics.
 create index deliveries_turns on chimeway.deliveries (tenant_id collate "C", channel collate "C", next_attempt_at)
     where next_attempt_at is not null and crashes >= 0;
+-- Those with which a worker died: few, among however many that are due.
+create index deliveries_crashed on chimeway.deliveries (next_attempt_at) where next_attempt_at is not null and crashes > 0;
 create index deliveries_progress_owed on chimeway.deliveries (progress_owed_at) where progress_owed_at is not null;
 
 create table chimeway.delivery_attempts (

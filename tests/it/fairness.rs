@@ -103,7 +103,7 @@ pub(crate) async fn claim_in_turn(
     let rows = claims::claim(conn, &claim).await.unwrap();
     let taken = rows
         .iter()
-        .map(|row| (row.tenant.as_str(), row.channel.as_str()));
+        .map(|row| ((row.tenant.as_str(), row.channel.as_str()), row.due_at));
     turns.took(&shares, taken, slots);
     rows
 }
@@ -243,7 +243,7 @@ async fn turns_that_are_known_are_taken_without_asking_again() {
         let rows = claims::claim(&mut conn, &claim).await.unwrap();
         let pairs = rows
             .iter()
-            .map(|it| (it.tenant.as_str(), it.channel.as_str()));
+            .map(|it| ((it.tenant.as_str(), it.channel.as_str()), it.due_at));
         known.took(&shares, pairs, &slots);
         took.push(rows.len());
     }

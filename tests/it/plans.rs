@@ -34,6 +34,7 @@ const HOT: [&str; 9] = [
 /// What the queues ask all day, and the index that answers.
 const BY_INDEX: &[(&str, &str)] = &[
     ("acting::due", "workflow_runs_actions"),
+    ("claims::claim", "deliveries_crashed"),
     ("claims::claim", "deliveries_due"),
     ("claims::claim", "deliveries_turns"),
     ("turns::due", "deliveries_turns"),

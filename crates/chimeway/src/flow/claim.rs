@@ -134,7 +134,7 @@ impl InTurn {
             }
             let taken = rows
                 .iter()
-                .map(|it| (it.tenant.as_str(), it.channel.as_str()));
+                .map(|it| ((it.tenant.as_str(), it.channel.as_str()), it.due_at));
             self.turns.took(&shares, taken, slots);
             if looks || !rows.is_empty() {
                 return Ok(rows);

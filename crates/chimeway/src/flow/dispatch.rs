@@ -80,7 +80,7 @@ impl Chimeway {
     /// [`FlowError::Store`] if the database is away.
     pub async fn sweep(&self, pool: &PgPool) -> Result<usize, FlowError> {
         let sessions = self.core.sessions(pool);
-        let closed = sweep::close_expired(&self.core, &sessions, sweep::EACH_MINUTE).await?;
+        let closed = sweep::close_expired(&self.core, &sessions, sweep::EACH_MINUTE, None).await?;
         Ok(closed + sweep::heal(&self.core, &sessions).await?)
     }
 }
@@ -92,7 +92,7 @@ async fn round(core: &Core, sessions: &Sessions) -> StoreResult<Settled> {
     let (owed, _) = batch::take(core, sessions, &Owed { core }, look).await?;
     let (runs, _) = batch::take(core, sessions, &Due { core }, look).await?;
     let acted = actions::take(core, sessions, look).await?;
-    let closed = sweep::close_expired(core, sessions, sweep::EACH_SECOND).await?;
+    let closed = sweep::close_expired(core, sessions, sweep::EACH_SECOND, None).await?;
     let sent = send_due(core, sessions).await?;
     Ok(Settled {
         events: events.rows,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     engine::AttemptResult,
     queue::QueueName,
-    store::{StoreResult, claims, cron, healing},
+    store::{StoreResult, claims, cron, due::Floor, healing},
 };
 
 /// How many leases one transaction closes.
@@ -35,6 +35,7 @@ pub(super) async fn close_expired(
     core: &Core,
     sessions: &Sessions,
     among: i64,
+    floor: Floor,
 ) -> StoreResult<usize> {
     let asked = Instant::now();
     let work = sessions.bounded();
@@ -49,6 +50,7 @@ pub(super) async fn close_expired(
             LEASES,
             core.timing.grace,
             among,
+            floor,
         )
         .await
     };
@@ -121,7 +123,7 @@ pub(super) async fn sweep(
     };
     let taken = work.run(take).await?;
     if taken {
-        close_expired(core, sessions, EACH_MINUTE).await?;
+        close_expired(core, sessions, EACH_MINUTE, None).await?;
         heal(core, sessions).await?;
     }
     Ok(taken)

@@ -26,11 +26,11 @@ pub struct Claim<'a> {
     pub lease: Duration,
     /// At most so many.
     pub slots: &'a Slots,
-    /// Only those whose workers died repeatedly; else only the others.
+    /// Only those whose workers died repeatedly, the earliest of all; else only the others.
     pub isolated: bool,
     /// Of these tenants and channels, so many each; `None`: the earliest of all.
     pub shares: Option<&'a [Share]>,
-    /// Only what is due since then, or later.
+    /// Only what is due since then, or later; shares may have later floors of their own.
     pub floor: Floor,
 }
 
@@ -123,10 +123,10 @@ with moment as materialized (
         -- Not `status in ('pending', 'failed')`, which says the same of what is due: the planner takes that for
         -- rare, then reads and sorts all that is due instead of the first of it. So it would by the index for turns,
         -- where statistics say that nothing is due: that index asks for `crashes >= 0`, which is not said here.
-        where $7 and next_attempt_at is not null and next_attempt_at >= coalesce($14, timestamptz '-infinity')
+        where $7 and not $5 and next_attempt_at is not null and next_attempt_at >= coalesce($14, timestamptz '-infinity')
             and next_attempt_at <= (select now from moment)
             and status <> 'dispatched'
-            and (crashes >= $6) = $5
+            and crashes < $6
             and channel <> all($4)
         order by next_attempt_at
         limit least($1::bigint, $13::bigint)
@@ -139,15 +139,29 @@ with moment as materialized (
     where nth.place <= coalesce(slots.free, $13::bigint)
     union all
     select due.id
-    from unnest($8::text[], $9::text[], $10::bigint[]) as share (tenant_id, channel, at_most)
+    from (
+        select id
+        from chimeway.deliveries
+        where $5 and next_attempt_at is not null and next_attempt_at <= (select now from moment)
+            and status <> 'dispatched'
+            and crashes > 0 and crashes >= $6
+            and channel <> all($4)
+        order by next_attempt_at
+        limit least($1::bigint, $13::bigint)
+        for no key update skip locked
+    ) due
+    union all
+    select due.id
+    from unnest($8::text[], $9::text[], $10::bigint[], $15::timestamptz[]) as share (tenant_id, channel, at_most, floor)
     cross join lateral (
         select d.id
         from chimeway.deliveries d
         where d.tenant_id collate "C" = share.tenant_id and d.channel collate "C" = share.channel
             and d.next_attempt_at is not null and d.crashes >= 0
-            and d.next_attempt_at >= coalesce($14, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
+            and d.next_attempt_at >= coalesce(share.floor, $14, timestamptz '-infinity')
+            and d.next_attempt_at <= (select now from moment)
             and d.status in ('pending', 'failed')
-            and (d.crashes >= $6) = $5
+            and d.crashes < $6
         order by d.next_attempt_at
         limit share.at_most
         for no key update skip locked
@@ -213,6 +227,7 @@ order by c.next_attempt_at, c.id"#,
         &left,
         slots.per_channel,
         claim.floor,
+        &shares.iter().map(|share| share.floor).collect::<Vec<_>>() as _,
     )
     .fetch_all(conn)
     .await?)
@@ -286,8 +301,8 @@ pub struct ExpiredRow {
     pub now: DateTime<Utc>,
 }
 
-/// Claims whose lease ended at least `grace` ago, among the `among` rows that have been due longest: that
-/// is where they are, but for many rows of a channel whose slots are taken.
+/// Claims whose lease ended at least `grace` ago, among the `among` rows that have been due longest, from a floor on:
+/// that is where they are, but for many rows of a channel whose slots are taken.
 ///
 /// # Errors
 ///
@@ -297,6 +312,7 @@ pub async fn expired(
     limit: i64,
     grace: Duration,
     among: i64,
+    floor: Floor,
 ) -> StoreResult<Vec<ExpiredRow>> {
     Ok(sqlx::query_as!(
         ExpiredRow,
@@ -309,7 +325,8 @@ select
 from (
     select *
     from chimeway.deliveries
-    where next_attempt_at is not null and next_attempt_at <= (select chimeway.now())
+    where next_attempt_at is not null and next_attempt_at >= coalesce($4, timestamptz '-infinity')
+        and next_attempt_at <= (select chimeway.now())
     order by next_attempt_at
     limit $3
 ) d
@@ -319,6 +336,7 @@ limit $1"#,
         limit,
         interval(grace),
         among,
+        floor,
     )
     .fetch_all(conn)
     .await?)

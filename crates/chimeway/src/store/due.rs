@@ -36,6 +36,8 @@ pub struct DeliveriesDue {
     pub any: DueIn,
     /// The earlier of now and the instant of the next one to claim.
     pub from: Floor,
+    /// The earlier of now and the instant of the next one of all.
+    pub any_from: Floor,
 }
 
 /// The next delivery to claim, and the next of all, in one statement.
@@ -46,7 +48,8 @@ pub struct DeliveriesDue {
 pub async fn deliveries(conn: &mut PgConnection, floor: Floor) -> StoreResult<DeliveriesDue> {
     let row = sqlx::query!(
         r#"-- due::deliveries
-select next.to_claim - now as to_claim, next.any - now as any, least(next.to_claim, now) as "from"
+select next.to_claim - now as to_claim, next.any - now as any,
+    least(next.to_claim, now) as "from", least(next.any, now) as any_from
 from chimeway.clock() as now
 cross join lateral (
     select
@@ -74,6 +77,7 @@ cross join lateral (
         to_claim: duration(row.to_claim),
         any: duration(row.any),
         from: row.from,
+        any_from: row.any_from,
     })
 }
 

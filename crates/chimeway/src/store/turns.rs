@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::{StoreResult, due::Floor};
-use crate::engine::turns::{AHEAD, Found, NEAR, Pair, Slots};
+use crate::engine::turns::{AHEAD, Due, Found, NEAR, Pair, Slots};
 
 /// The next pairs after one that have something due, over channels that have a slot; after the last pair the first one
 /// again, once round.
@@ -26,11 +26,11 @@ pub async fn due(
         r#"-- turns::due
 with recursive moment as materialized (
     select chimeway.now() as now
-), pairs (tenant_id, channel, again, is_due, due_pairs, steps, steps_left) as (
-    select $1::text collate "C", $2::text collate "C", false, false, 0, 0, $6::int
+), pairs (tenant_id, channel, again, is_due, due_pairs, steps, steps_left, first) as (
+    select $1::text collate "C", $2::text collate "C", false, false, 0, 0, $6::int, null::timestamptz
     union all
-    select next.tenant_id, next.channel, next.again, d.is_due, p.due_pairs + d.is_due::int, p.steps + 1,
-        least(p.steps_left - 1, case when d.is_due and p.due_pairs = 0 then $7::int end)
+    select next.tenant_id, next.channel, next.again, d.first is not null, p.due_pairs + (d.first is not null)::int, p.steps + 1,
+        least(p.steps_left - 1, case when d.first is not null and p.due_pairs = 0 then $7::int end), d.first
     from pairs p
     cross join lateral (
         select * from (
@@ -58,21 +58,22 @@ with recursive moment as materialized (
     ) next
     cross join lateral (
         -- Not `exists`, for which the planner may read all that is due into a table first; and once (`offset 0`).
-        select next.channel <> all($3) and coalesce((
-            select true from chimeway.deliveries d
+        select case when next.channel <> all($3) then (
+            select d.next_attempt_at from chimeway.deliveries d
             where d.tenant_id collate "C" = next.tenant_id and d.channel collate "C" = next.channel
                 and d.next_attempt_at is not null and d.crashes >= 0
                 and d.next_attempt_at >= coalesce($4, timestamptz '-infinity') and d.next_attempt_at <= (select now from moment)
                 and d.status in ('pending', 'failed')
+            order by d.next_attempt_at
             limit 1
-        ), false) as is_due
+        ) end as first
         offset 0
     ) d
     where p.due_pairs < $5::int and p.steps_left > 0
         -- Once round: to the one that had the last turn.
         and (not next.again or (next.tenant_id, next.channel) <= ($1::text collate "C", $2::text collate "C"))
 )
-select tenant_id as "tenant!", channel as "channel!", is_due as "is_due!", is_cut as "is_cut!"
+select tenant_id as "tenant!", channel as "channel!", first, is_cut as "is_cut!"
 from (
     select *, steps = max(steps) over () and (due_pairs >= $5::int or steps_left <= 0) as is_cut from pairs
 ) passed
@@ -97,8 +98,11 @@ order by steps"#,
         if row.is_cut {
             found.cut = Some(pair.clone());
         }
-        if row.is_due {
-            found.pairs.push(pair);
+        if row.first.is_some() {
+            found.pairs.push(Due {
+                pair,
+                first: row.first,
+            });
         }
     }
     Ok(found)

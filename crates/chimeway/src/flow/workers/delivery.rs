@@ -25,7 +25,7 @@ use crate::{
     store::{
         StoreResult,
         claims::ClaimRef,
-        due::{self, DeliveriesDue, DueIn},
+        due::{self, DeliveriesDue, DueIn, Floor},
     },
 };
 
@@ -69,6 +69,9 @@ struct State {
     /// It is over: the next one of its kind need not wait for the next look.
     isolated_next: bool,
     crashes_at: Option<Instant>,
+    /// From where on leases are looked at: nothing that is not over was due before, when that was last looked at from
+    /// the beginning.
+    leased_from: Floor,
     far_at: Option<Instant>,
     /// From where on due ones are looked for.
     known: Known,
@@ -202,7 +205,9 @@ impl Deliveries {
         };
         // Far apart are those who have something due: nobody may wait for a turn that does not come.
         if claimed.is_empty() && in_turn && self.looks_far() {
+            let began = Instant::now();
             claimed = self.claim_which(&which, false).await?;
+            self.state().far_at = Some(next_time(FAR_EVERY, began));
         }
         let taken = claimed.len();
         if isolated_too && !isolated && taken < free {
@@ -255,13 +260,7 @@ impl Deliveries {
     /// Whether the earliest ones are to be looked for where no turn brought any: that may read all that is
     /// due over channels that are left out.
     fn looks_far(&self) -> bool {
-        let now = Instant::now();
-        let mut state = self.state();
-        if state.far_at.is_some_and(|at| at > now) {
-            return false;
-        }
-        state.far_at = Some(now + FAR_EVERY);
-        true
+        self.state().far_at.is_none_or(|at| at <= Instant::now())
     }
 
     /// Whether what crashed workers left is to be looked at: once a second.
@@ -270,13 +269,18 @@ impl Deliveries {
         at.is_none_or(|at| at <= Instant::now())
     }
 
-    /// Whether that is now: the next time is a second away then.
-    fn looks_after_crashes(&self) -> bool {
+    /// Looks, if that is now.
+    async fn look_after_crashes(&self) -> StoreResult<bool> {
         let is_time = self.is_time_for_crashes();
         if is_time {
-            self.state().crashes_at = Some(Instant::now() + CRASHES_EVERY);
+            let began = Instant::now();
+            let floor = self.state().leased_from;
+            let closed =
+                sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND, floor).await;
+            self.state().crashes_at = Some(next_time(CRASHES_EVERY, began));
+            closed?;
         }
-        is_time
+        Ok(is_time)
     }
 
     async fn look(&self, free: usize) -> StoreResult<Fetched<ClaimRef>> {
@@ -297,10 +301,7 @@ impl Deliveries {
         if self.state().known.is_old() {
             self.due().await?;
         }
-        let crashes = self.looks_after_crashes();
-        if crashes {
-            sweep::close_expired(&self.core, &self.sessions, sweep::EACH_SECOND).await?;
-        }
+        let crashes = self.look_after_crashes().await?;
         let isolated_next = std::mem::take(&mut self.state().isolated_next);
         let claimed = self.claim(free, crashes || isolated_next).await?;
         if !claimed.jobs.is_empty() || claimed.next_due.is_some() {
@@ -324,9 +325,12 @@ impl Deliveries {
             due::deliveries(&mut *session.read().await?, floor).await
         };
         let due = work.run(read).await?;
-        let known = &mut self.state().known;
-        known.asked(floor, due.from, began.elapsed());
-        if let Some(again) = known.again(floor) {
+        let state = &mut *self.state();
+        if floor.is_none() {
+            state.leased_from = due.any_from;
+        }
+        state.known.asked(floor, due.from, began.elapsed());
+        if let Some(again) = state.known.again(floor) {
             self.core.wakes.of(QueueName::Delivery).later(again);
         }
         Ok(due)
@@ -344,6 +348,12 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.deliveries.release(&self.channel, self.isolated);
     }
+}
+
+/// When to do next what began then, so that it takes a twentieth of the time at most.
+fn next_time(every: Duration, began: Instant) -> Instant {
+    let now = Instant::now();
+    now + every.max((now - began) * 20)
 }
 
 fn count(slots: usize) -> i64 {
