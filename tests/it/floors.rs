@@ -145,5 +145,54 @@ async fn a_look_from_a_floor_does_not_pass_over_what_is_done() {
     };
     let (all, some) = (ask(None, &mut conn).await, ask(floor, &mut conn).await);
     assert!(some * 3 < all, "asking: {some} of {all} blocks");
+    let leases = async |floor: Floor, conn: &mut PgConnection| {
+        blocks(conn, async |conn| {
+            let over = claims::expired(conn, 10, Duration::ZERO, 2_000, floor).await;
+            assert_eq!(over.unwrap().len(), 0);
+        })
+        .await
+    };
+    let any_from = due::deliveries(&mut conn, None).await.unwrap().any_from;
+    assert_eq!(any_from, floor);
+    let (all, some) = (
+        leases(None, &mut conn).await,
+        leases(any_from, &mut conn).await,
+    );
+    assert!(some * 3 < all, "leases: {some} of {all} blocks");
     old.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_workers_died_with_is_not_looked_for_among_all_that_is_due() {
+    let story = Story::begin(MORNING).await;
+    let step = "{ id: tell, action: { type: notify, channel: in_app } }";
+    story
+        .apply(&format!("{{ key: tell, steps: [{step}] }}"))
+        .await;
+    for from in (0..DONE).step_by(1_000) {
+        trigger(&story, from..from + 1_000).await;
+    }
+    let mut conn = story.pool().acquire().await.unwrap();
+    let slots = slots(10, &[]);
+    let look = async |conn: &mut PgConnection, found: usize| {
+        let alone = Claim {
+            isolated: true,
+            ..claim(&slots)
+        };
+        blocks(conn, async |conn| {
+            let claimed = claims::claim(conn, &alone).await.unwrap();
+            assert_eq!(claimed.len(), found);
+        })
+        .await
+    };
+    let none = look(&mut conn, 0).await;
+    assert!(none < 30, "{none} blocks");
+    execute(
+        story.pool(),
+        "update chimeway.deliveries set crashes = 2
+         where id in (select id from chimeway.deliveries order by id desc limit 3)",
+    )
+    .await;
+    let three = look(&mut conn, 3).await;
+    assert!(three < 150, "{three} blocks");
 }
