@@ -35,7 +35,7 @@ const LEVELS: [Level; 3] = [
     },
     Level {
         slack: TimeDelta::milliseconds(250),
-        holds: (Duration::from_millis(50), Duration::from_secs(1)),
+        holds: (Duration::from_millis(50), Duration::from_millis(250)),
     },
 ];
 const TIMES_WHAT_IT_TOOK: u32 = 20;
