@@ -13,6 +13,7 @@ use nix::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, ChildStdin, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
@@ -25,6 +26,7 @@ use crate::{
 pub(crate) struct Running {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    readers: [JoinHandle<()>; 2],
     _stdin: Option<ChildStdin>,
 }
 
@@ -47,12 +49,15 @@ impl Running {
             .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let lines = Arc::default();
-        keep_lines(child.stdout.take().unwrap(), &lines);
-        keep_lines(child.stderr.take().unwrap(), &lines);
+        let readers = [
+            keep_lines(child.stdout.take().unwrap(), &lines),
+            keep_lines(child.stderr.take().unwrap(), &lines),
+        ];
         Self {
             _stdin: child.stdin.take(),
             child,
             lines,
+            readers,
         }
     }
 
@@ -80,19 +85,27 @@ impl Running {
         kill(Pid::from_raw(id), signal).unwrap();
     }
 
-    /// How it ended, and what it had printed.
+    /// How it ended, and all that it had printed.
     pub(crate) async fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let ended = timeout(Duration::from_secs(30), self.child.wait()).await;
         let status = ended.expect("it ends when it is told").unwrap();
+        // What it printed last is still on its way when it has ended.
+        for reader in &mut self.readers {
+            let read = timeout(Duration::from_secs(30), reader).await;
+            read.expect("its streams end with it").unwrap();
+        }
         (status, self.lines())
     }
 }
 
-fn keep_lines(stream: impl AsyncRead + Unpin + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
+fn keep_lines(
+    stream: impl AsyncRead + Unpin + Send + 'static,
+    lines: &Arc<Mutex<Vec<String>>>,
+) -> JoinHandle<()> {
     let (mut stream, lines) = (BufReader::new(stream).lines(), Arc::clone(lines));
     tokio::spawn(async move {
         while let Ok(Some(line)) = stream.next_line().await {
             lines.lock().unwrap().push(line);
         }
-    });
+    })
 }
