@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chimeway::{
     Recipient, Trigger,
+    engine::turns::{Pair, Share},
     store::{
         claims::{self, Claim},
         due::{self, Floor, OfWorkflows},
@@ -22,6 +23,15 @@ use crate::{
 
 /// Of so many people everything is done, and cannot be removed; something of one more is due.
 const DONE: usize = 3_000;
+
+async fn telling() -> Story {
+    let story = Story::begin(MORNING).await;
+    let step = "{ id: tell, action: { type: notify, channel: in_app } }";
+    story
+        .apply(&format!("{{ key: tell, steps: [{step}] }}"))
+        .await;
+    story
+}
 
 async fn trigger(story: &Story, people: std::ops::Range<usize>) {
     let trigger = Trigger::new("tell".parse().unwrap(), "org_456".parse().unwrap());
@@ -69,11 +79,7 @@ async fn claims(conn: &mut PgConnection, turns_after: Option<(&str, &str)>, floo
 
 #[tokio::test]
 async fn a_look_from_a_floor_does_not_pass_over_what_is_done() {
-    let story = Story::begin(MORNING).await;
-    let step = "{ id: tell, action: { type: notify, channel: in_app } }";
-    story
-        .apply(&format!("{{ key: tell, steps: [{step}] }}"))
-        .await;
+    let story = telling().await;
     let mut old = story.pool().acquire().await.unwrap();
     let mut old = old
         .begin_with("begin isolation level repeatable read")
@@ -125,6 +131,28 @@ async fn a_look_from_a_floor_does_not_pass_over_what_is_done() {
             "claims, turns {turns:?}: {some} of {all} blocks"
         );
     }
+    let share = async |floor: Floor, conn: &mut PgConnection| {
+        let pair = Pair {
+            tenant: "org_456".into(),
+            channel: "in_app".into(),
+        };
+        let shares = [Share {
+            pair,
+            at_most: 10,
+            floor,
+        }];
+        let slots = slots(10, &[]);
+        blocks(conn, async |conn| {
+            let claim = Claim {
+                shares: Some(&shares),
+                ..claim(&slots)
+            };
+            assert_eq!(claims::claim(conn, &claim).await.unwrap().len(), 1);
+        })
+        .await
+    };
+    let (all, some) = (share(None, &mut conn).await, share(floor, &mut conn).await);
+    assert!(some * 3 < all, "a share: {some} of {all} blocks");
     let look = async |floor: Floor, conn: &mut PgConnection| {
         blocks(conn, async |conn| {
             assert_eq!(
@@ -164,11 +192,7 @@ async fn a_look_from_a_floor_does_not_pass_over_what_is_done() {
 
 #[tokio::test]
 async fn what_workers_died_with_is_not_looked_for_among_all_that_is_due() {
-    let story = Story::begin(MORNING).await;
-    let step = "{ id: tell, action: { type: notify, channel: in_app } }";
-    story
-        .apply(&format!("{{ key: tell, steps: [{step}] }}"))
-        .await;
+    let story = telling().await;
     for from in (0..DONE).step_by(1_000) {
         trigger(&story, from..from + 1_000).await;
     }

@@ -26,7 +26,7 @@ pub struct Claim<'a> {
     pub lease: Duration,
     /// At most so many.
     pub slots: &'a Slots,
-    /// Only those whose workers died repeatedly, the earliest of all; else only the others.
+    /// Only those whose workers died repeatedly, the earliest of all, whatever the floor; else only the others.
     pub isolated: bool,
     /// Of these tenants and channels, so many each; `None`: the earliest of all.
     pub shares: Option<&'a [Share]>,

@@ -134,9 +134,7 @@ impl Batches {
 
     async fn due(&self) -> StoreResult<Vec<(Kind, DueIn)>> {
         let work = self.sessions.bounded();
-        let began = Instant::now();
-        let found = work.run(self.due_by(work)).await?;
-        let took = began.elapsed();
+        let (found, took) = work.run(self.due_by(work)).await?;
         let due = found.into_iter().map(|(kind, floor, next)| {
             if let Some(mut pace) = self.pace(kind) {
                 pace.known.asked(floor, next.from, took);
@@ -150,12 +148,13 @@ impl Batches {
         Ok(due.collect())
     }
 
-    /// What is due next of each kind, and from where on that was asked.
-    async fn due_by(&self, work: Bounded<'_>) -> StoreResult<Vec<(Kind, Floor, Next)>> {
+    /// What is due next of each kind, and from where on that was asked; and how long the answer took.
+    async fn due_by(&self, work: Bounded<'_>) -> StoreResult<(Vec<(Kind, Floor, Next)>, Duration)> {
         let floor = |kind| self.pace(kind).and_then(|pace| pace.known.to_ask());
         let mut session = work.session().await?;
         let mut conn = session.read().await?;
-        Ok(match self.queue {
+        let asked = Instant::now();
+        let found = match self.queue {
             QueueName::Signals => {
                 let floor = floor(Kind::Signals);
                 vec![(Kind::Signals, floor, due::signals(&mut conn, floor).await?)]
@@ -175,7 +174,8 @@ impl Batches {
                     (Kind::Actions, floors.actions, due.actions),
                 ]
             }
-        })
+        };
+        Ok((found, asked.elapsed()))
     }
 
     fn pace(&self, kind: Kind) -> Option<std::sync::MutexGuard<'_, Pace>> {

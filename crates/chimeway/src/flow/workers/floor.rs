@@ -38,7 +38,8 @@ const LEVELS: [Level; 3] = [
         holds: (Duration::from_millis(50), Duration::from_millis(250)),
     },
 ];
-const TIMES_WHAT_IT_TOOK: u32 = 20;
+/// As long as it took so many times, so that it takes a twentieth of the time.
+pub(super) const TIMES_WHAT_IT_TOOK: u32 = 20;
 const HIGHEST: usize = LEVELS.len() - 1;
 
 /// The floors of a kind of work in this process.
@@ -47,6 +48,7 @@ pub(super) struct Known {
     floors: [OneFloor; LEVELS.len()],
 }
 
+/// One of them, and until when it holds.
 #[derive(Debug, Default, Clone, Copy)]
 struct OneFloor {
     at: Floor,
